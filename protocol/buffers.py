@@ -1,0 +1,71 @@
+"""Block buffers: one allocation for a block's symbols, sliced once, used again for blocks of the same size.
+
+Big buffers are costly to allocate (the kernel zeroes their pages each time), so both directions pool them.
+"""
+
+from __future__ import annotations
+
+from protocol.geometry import BlockShape, Geometry
+
+
+class BlockBuffer:
+    """Room for *symbols* symbols of *symbol_bytes* each; ``symbols[i]`` is the writable view of symbol i."""
+
+    def __init__(self, symbols: int, symbol_bytes: int) -> None:
+        self.symbol_bytes = symbol_bytes
+        self.memory = memoryview(bytearray(symbols * symbol_bytes))
+        self.symbols = [self.memory[at : at + symbol_bytes] for at in range(0, symbols * symbol_bytes, symbol_bytes)]
+
+
+class BufferPool:
+    """Hands out buffers and takes them back; at most *most*, and *bytes_max* bytes, exist at once.
+
+    For one thread: nothing here is locked.
+    """
+
+    def __init__(self, most: int, bytes_max: int) -> None:
+        self._most = most
+        self._bytes_max = bytes_max
+        self._free: list[BlockBuffer] = []
+        self._lent = 0
+        self._bytes = 0  # of all buffers, lent and free
+
+    def take(self, symbols: int, symbol_bytes: int) -> BlockBuffer | None:
+        """Return a buffer of at least that many symbols, contents undefined; None if there is no room for one."""
+        for index, buffer in enumerate(self._free):
+            if buffer.symbol_bytes == symbol_bytes and symbols <= len(buffer.symbols) <= 2 * symbols:
+                self._lent += 1
+                return self._free.pop(index)
+        size = symbols * symbol_bytes
+        while self._free and (self._lent + len(self._free) >= self._most or self._bytes + size > self._bytes_max):
+            self._bytes -= len(self._free.pop(0).memory)
+        if self._lent >= self._most or (self._lent and self._bytes + size > self._bytes_max):
+            return None
+        self._lent += 1
+        self._bytes += size
+        return BlockBuffer(symbols, symbol_bytes)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether *most* buffers are lent."""
+        return self._lent >= self._most
+
+    def give_back(self, buffer: BlockBuffer) -> None:
+        """Return a lent buffer."""
+        self._lent -= 1
+        self._free.append(buffer)
+
+
+def source_symbols(shape: BlockShape) -> int:
+    """Return how many symbols a buffer for the source part of *shape* holds, virtual zeros included."""
+    return shape.depth * shape.k
+
+
+def whole_symbols(geometry: Geometry) -> int:
+    """Return how many symbols a buffer for any block of *geometry* holds, repair included."""
+    return geometry.depth * (geometry.k + geometry.m)
+
+
+def block_symbols(shape: BlockShape) -> int:
+    """Return how many symbols a buffer for one block holds, repair included."""
+    return shape.depth * (shape.k + shape.m)

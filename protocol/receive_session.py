@@ -1,0 +1,359 @@
+"""One authenticated session at the receiver: opening sealed datagrams and sorting them by object and block.
+
+Every sealed datagram is authenticated before it touches anything but a drop counter. Symbols of a block that has
+a buffer are decrypted straight into their place there; all others go to a scratch symbol.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from protocol.announcement import SessionParameters
+from protocol.beacon import parse_beacon
+from protocol.buffers import BufferPool, whole_symbols
+from protocol.drops import Drop
+from protocol.errors import WireError
+from protocol.events import BeaconReceived, BlockAbandoned, BlockComplete, Event, ObjectAnnounced
+from protocol.geometry import BlockShape
+from protocol.incoming import IncomingBlock, IncomingObject
+from protocol.limits import ACTIVE_BLOCKS_MAX, PARSED_ENTRIES_MAX, TRACKED_OBJECTS_MAX
+from protocol.objects import ObjectEntry, parse_entry, parse_table
+from protocol.replay import ReplayWindow
+from protocol.wire import LANE_SHIFT, BurstView, Type, prefix, symbol_bytes
+
+
+@dataclass
+class ReceiveCounters:
+    """What came in; datagrams unless named otherwise. Kept by the decoder across sessions."""
+
+    datagrams: int = 0
+    bytes: int = 0
+    announcements: int = 0
+    beacons: int = 0
+    tables: int = 0
+    symbols: int = 0  # authentic and stored
+    surplus: int = 0  # authentic, not needed any more
+    repaired: int = 0  # source symbols restored
+    blocks: int = 0  # completed
+    worst_repair: int = 0  # most repair symbols one codeword needed, of worst_repair_of
+    worst_repair_of: int = 0
+    lost: int = 0  # in sessions that ended; the running ones know their own
+    drops: Counter[Drop] = field(default_factory=Counter)
+
+
+class ReceiveSession:
+    """State of one session; owned by the decoder, which routes bursts here by session tag."""
+
+    def __init__(
+        self,
+        sender: bytes,
+        parameters: SessionParameters,
+        signed: bytes,
+        key: bytes,
+        pool: BufferPool,
+        counters: ReceiveCounters,
+    ) -> None:
+        self.sender = sender
+        self.parameters = parameters
+        self.signed = signed  # bytes of its announcement
+        self.symbol_bytes = symbol_bytes(parameters.datagram_bytes)
+        self.symbol_prefix = prefix(Type.SYMBOL, parameters.tag)
+        self.objects: OrderedDict[int, IncomingObject] = OrderedDict()
+        self._aead = AESGCM(key)
+        self._pool = pool
+        self._counters = counters
+        self._windows = [ReplayWindow() for _ in range(parameters.lanes)]
+        self._active: OrderedDict[tuple[int, int], IncomingBlock] = OrderedDict()
+        self._scratch = memoryview(bytearray(self.symbol_bytes))
+        self._one = BurstView(memoryview(bytearray(parameters.datagram_bytes)), parameters.datagram_bytes, 1)
+        self._beacon_sequence = 0
+        self._parsed: dict[bytes, ObjectEntry] = {}
+        self._surplus_shape: tuple[tuple[int, int], BlockShape] | None = None  # of the last block asked about
+
+    @property
+    def lost(self) -> int:
+        """Datagrams lost so far, over all lanes."""
+        return sum(window.lost for window in self._windows)
+
+    # --- bursts of symbols -----------------------------------------------------------------------------------
+
+    def symbols(self, view: BurstView, first: int, count: int, events: list[Event]) -> None:
+        """Take *count* symbol datagrams of this session from *view*, beginning with datagram *first*."""
+        numbers, tois, sbns = view.numbers(count, first), view.tois(count, first), view.sbns(count, first)
+        rows, columns, reserved = view.rows(count, first), view.columns(count, first), view.reserved(count, first)
+        start = 0
+        while start < count:  # runs of one block and consecutive numbers; on a clean link, the whole burst
+            if reserved[start]:
+                self._drop(Drop.BAD_FIELD)
+                start += 1
+                continue
+            end = start + 1
+            while (
+                end < count
+                and sbns[end] == sbns[start]
+                and numbers[end] == numbers[end - 1] + 1
+                and tois[end] == tois[start]
+                and not reserved[end]
+            ):
+                end += 1
+            key = (tois[start], sbns[start])
+            self._run(view, first + start, numbers[start], key, rows[start:end], columns[start:end], events)
+            start = end
+
+    def odd_symbol(self, datagram: memoryview, events: list[Event]) -> None:
+        """Take one symbol datagram that lies where no view of its burst has it; of this session's size."""
+        self._one.datagrams[0][:] = datagram
+        self.symbols(self._one, 0, 1, events)
+
+    def _run(
+        self,
+        view: BurstView,
+        first: int,
+        number: int,
+        key: tuple[int, int],
+        rows: list[int],
+        columns: list[int],
+        events: list[Event],
+    ) -> None:
+        """Authenticate and place datagrams from *first* on, whose packet numbers start at *number*."""
+        count = len(rows)
+        window = self._window(number)
+        if window is None or (number + count - 1) >> LANE_SHIFT != number >> LANE_SHIFT:
+            self._drop(Drop.BAD_FIELD, count)
+            return
+        if number <= window.highest and count > 1:  # late or repeated: one by one
+            for i in range(count):
+                self._run(view, first + i, number + i, key, rows[i : i + 1], columns[i : i + 1], events)
+            return
+        if not window.fresh(number):
+            self._drop(Drop.REPLAYED)
+            return
+        at = 0
+        while at < count:
+            row, column, end = rows[at], columns[at], at + 1
+            while end < count and rows[end] == row and columns[end] == column + end - at:
+                end += 1
+            if not self._row_piece(view, first + at, first + end, number + at, window, key, row, column, events):
+                for i in range(at, end):
+                    self._one_symbol(view, first + i, number + i, window, key, row, columns[i], events)
+            at = end
+
+    def _row_piece(
+        self,
+        view: BurstView,
+        first: int,
+        end: int,
+        number: int,
+        window: ReplayWindow,
+        key: tuple[int, int],
+        row: int,
+        column: int,
+        events: list[Event],
+    ) -> bool:
+        """Take symbols of one row in neighbouring columns from *column* on, if all are of the same use.
+
+        Returns False, with nothing counted, if they have to be looked at one by one. This is the way of nearly all
+        datagrams: no Python call for each but the decryption into its place.
+        """
+        width = end - first
+        block = self._active.get(key)
+        places = None
+        if block is not None:
+            places = block.row_places(row, column, width)
+            if places is None:
+                return False
+            targets = block.buffer.symbols[places]
+        elif self._surplus(key, row, column + width - 1):
+            targets = [self._scratch] * width
+        else:
+            return False
+        decrypt_into = self._aead.decrypt_into
+        pieces = zip(view.nonces[first:end], view.sealed[first:end], view.headers[first:end], targets, strict=True)
+        try:
+            for nonce, sealed, header, target in pieces:
+                decrypt_into(nonce, sealed, header, target)
+        except InvalidTag:  # nothing is marked yet
+            return False
+        window.accept_run(number, width)
+        if block is None or places is None:
+            self._counters.surplus += width
+            return True
+        block.mark_row(places, column, width)
+        self._counters.symbols += width
+        if block.complete:
+            self._complete(block, events)
+        return True
+
+    def _surplus(self, key: tuple[int, int], row: int, column: int) -> bool:
+        """Whether a symbol at *row*, *column* belongs to a block that is complete or not wanted."""
+        owner = self.objects.get(key[0])
+        if owner is None or key[1] >= owner.entry.geometry.blocks or owner.needs(key[1]):
+            return False
+        if self._surplus_shape is None or self._surplus_shape[0] != key:
+            self._surplus_shape = (key, owner.entry.geometry.block(key[1]))
+        return self._surplus_shape[1].sends(row, column)
+
+    def _one_symbol(
+        self,
+        view: BurstView,
+        index: int,
+        number: int,
+        window: ReplayWindow,
+        key: tuple[int, int],
+        row: int,
+        column: int,
+        events: list[Event],
+    ) -> None:
+        """Take one symbol that is not one of a neat row: the first of its block, repeated, forged, out of place."""
+        block = self._active.get(key)
+        place = -1
+        if block is not None:
+            place = block.index(row, column)
+            if place >= 0 and not block.needs(place, column):
+                place = -1
+        target = self._scratch if place < 0 or block is None else block.buffer.symbols[place]
+        try:
+            self._aead.decrypt_into(view.nonces[index], view.sealed[index], view.headers[index], target)
+        except InvalidTag:
+            self._drop(Drop.NOT_AUTHENTIC)
+            return
+        window.accept_run(number, 1)
+        if place >= 0 and block is not None:
+            block.mark(place, column)
+            self._counters.symbols += 1
+        else:
+            block = self._unplaced(*key, row, column, block, events)
+        if block is not None and block.complete:
+            self._complete(block, events)
+
+    def _unplaced(
+        self, toi: int, sbn: int, row: int, column: int, block: IncomingBlock | None, events: list[Event]
+    ) -> IncomingBlock | None:
+        """An authentic symbol, now in the scratch, has no place: open its block, or count why not."""
+        counters = self._counters
+        if block is not None:
+            if block.index(row, column) < 0:
+                self._drop(Drop.BAD_POSITION)
+            else:
+                counters.surplus += 1
+            return block
+        owner = self.objects.get(toi)
+        if owner is None:
+            self._drop(Drop.UNKNOWN_OBJECT)
+            return None
+        geometry = owner.entry.geometry
+        if sbn >= geometry.blocks or not geometry.block(sbn).sends(row, column):
+            self._drop(Drop.BAD_POSITION)
+            return None
+        if not owner.needs(sbn):
+            counters.surplus += 1
+            return None
+        block = self._open_block(owner, sbn, events)
+        if block is None:
+            self._drop(Drop.NO_BUFFER)
+            return None
+        place = block.index(row, column)
+        if block.needs(place, column):
+            block.buffer.symbols[place][:] = self._scratch
+            block.mark(place, column)
+            counters.symbols += 1
+        else:
+            counters.surplus += 1
+        return block
+
+    def _open_block(self, owner: IncomingObject, sbn: int, events: list[Event]) -> IncomingBlock | None:
+        if len(self._active) >= ACTIVE_BLOCKS_MAX:
+            self._abandon_oldest(events)
+        needed = whole_symbols(owner.entry.geometry)
+        buffer = self._pool.take(needed, self.symbol_bytes)
+        if buffer is None:
+            return None
+        block = IncomingBlock(owner, sbn, buffer)
+        self._active[owner.entry.toi, sbn] = block
+        return block
+
+    def _complete(self, block: IncomingBlock, events: list[Event]) -> None:
+        del self._active[block.owner.entry.toi, block.shape.sbn]
+        block.done.add(block.shape.sbn, block.shape.sbn + 1)
+        self._counters.blocks += 1
+        events.append(BlockComplete(block))
+
+    def _abandon_oldest(self, events: list[Event]) -> None:
+        _, block = self._active.popitem(last=False)
+        self._drop(Drop.BLOCK_ABANDONED)
+        events.append(BlockAbandoned(block))
+
+    def close(self, events: list[Event]) -> None:
+        """End the session: what is unfinished is abandoned."""
+        while self._active:
+            self._abandon_oldest(events)
+        self._counters.lost += self.lost
+
+    # --- single control datagrams ----------------------------------------------------------------------------
+
+    def control(self, kind: Type, datagram: memoryview, events: list[Event]) -> None:
+        """Take one sealed object table or beacon; WireError with the reason if it is not usable."""
+        number = int.from_bytes(datagram[8:16], "little")
+        window = self._window(number)
+        if window is None or any(datagram[16:32]):
+            raise WireError(Drop.BAD_FIELD, "control datagram")
+        if not window.fresh(number):
+            raise WireError(Drop.REPLAYED, f"packet {number}")
+        try:
+            payload = self._aead.decrypt(bytes(datagram[4:16]), bytes(datagram[32:]), bytes(datagram[:32]))
+        except InvalidTag:
+            raise WireError(Drop.NOT_AUTHENTIC, f"packet {number}") from None
+        window.accept_run(number, 1)
+        if kind is Type.OBJECTS:
+            self._counters.tables += 1
+            for entry in parse_table(payload, self.symbol_bytes, self._parse_entry):
+                if isinstance(entry, WireError):
+                    self._drop(entry.drop)
+                else:
+                    self._announced(entry, events)
+            return
+        beacon = parse_beacon(payload)
+        self._counters.beacons += 1
+        if beacon.sequence > self._beacon_sequence:  # one overtaken by a later one says nothing new
+            self._beacon_sequence = beacon.sequence
+            events.append(BeaconReceived(self.sender, self.parameters.session_id, beacon))
+
+    def _parse_entry(self, raw: bytes, symbol_bytes: int) -> ObjectEntry:
+        entry = self._parsed.get(raw)
+        if entry is None:
+            if len(self._parsed) >= PARSED_ENTRIES_MAX:
+                self._parsed.clear()
+            entry = self._parsed[raw] = parse_entry(raw, symbol_bytes)
+        return entry
+
+    def _announced(self, entry: ObjectEntry, events: list[Event]) -> None:
+        known = self.objects.get(entry.toi)
+        if known is not None:
+            if known.entry is not entry and known.entry != entry:
+                self._drop(Drop.OBJECT_CONFLICT)
+            self.objects.move_to_end(entry.toi)
+            return
+        if len(self.objects) >= TRACKED_OBJECTS_MAX:
+            old = next((toi for toi in self.objects if not self._has_active(toi)), None)
+            if old is None:
+                self._drop(Drop.TOO_MANY_OBJECTS)
+                return
+            del self.objects[old]
+        owner = self.objects[entry.toi] = IncomingObject(entry, self.parameters.session_id)
+        events.append(ObjectAnnounced(owner))
+
+    def _has_active(self, toi: int) -> bool:
+        return any(active == toi for active, _ in self._active)
+
+    # --- small things ----------------------------------------------------------------------------------------
+
+    def _window(self, number: int) -> ReplayWindow | None:
+        lane = number >> LANE_SHIFT
+        return self._windows[lane] if lane < len(self._windows) else None
+
+    def _drop(self, reason: Drop, count: int = 1) -> None:
+        self._counters.drops[reason] += count
