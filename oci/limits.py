@@ -1,0 +1,48 @@
+"""Every bound of this package, in one place; relations between them are asserted on import."""
+
+from __future__ import annotations
+
+MANIFEST_BYTES_MAX = 4 * 1024 * 1024  # distribution-spec: registries should take at least 4 MB
+TAG_PAGE_BYTES_MAX = 4 * 1024 * 1024
+ERROR_BODY_BYTES_MAX = 64 * 1024
+TOKEN_BODY_BYTES_MAX = 256 * 1024
+REFERRERS_PAGES_MAX = 1_000
+INDEX_DEPTH_MAX = 8  # nested indexes, and referrers of referrers
+CLOSURE_DESCRIPTORS_MAX = 100_000
+BLOB_CHUNK_BYTES = 256 * 1024  # unit of streaming reads and writes
+UPLOAD_CHUNK_BYTES = 16 * 1024 * 1024  # unit of chunked (PATCH) uploads
+LAYOUT_INDEX_BYTES_MAX = 64 * 1024 * 1024  # index.json of a layout that holds very many images
+ARCHIVE_MEMBERS_MAX = 200_000  # files in a tarball of images
+ARCHIVE_UNPACKED_BYTES_MAX = 256 * 1024 * 1024 * 1024  # a compressed tarball, decompressed to be indexed
+ARCHIVE_LINKS_MAX = 16  # symbolic links followed to reach one member
+SERVER_UPLOADS_MAX = 256  # upload sessions open at once
+SERVER_UPLOAD_AGE_S_MAX = 3_600  # idle time after which a session is dropped
+SERVER_PAGE_ENTRIES_MAX = 1_000  # tags or repositories in one page
+REDIRECTS_MAX = 5
+RETRIES_MAX = 5
+SERVER_ERROR_RETRIES_MAX = 2  # plain 500: some registries mean "no, never" by it
+BACKOFF_SECONDS_BASE = 0.25
+BACKOFF_SECONDS_MAX = 30.0
+RETRY_AFTER_SECONDS_MAX = 120.0  # a longer wait is the caller's to plan
+CONNECT_SECONDS_MAX = 15.0
+IDLE_SECONDS_MAX = 60.0  # between two reads
+BLOB_SIZE_MAX = 1 << 40
+CLOSURE_MANIFEST_BYTES_MAX = 128 * 1024 * 1024  # raw manifests of one closure, held in memory
+TAG_PAGES_MAX = 1_000
+TAGS_MAX = 1_000_000
+TOKENS_MAX = 256
+TOKEN_SECONDS_DEFAULT = 60  # distribution token spec: when expires_in is absent
+TOKEN_MARGIN_SECONDS = 10
+CONFIG_BYTES_MAX = 1024 * 1024
+HELPER_SECONDS_MAX = 30.0
+REFERENCE_LENGTH_MAX = 1024  # characters; far above a legal reference
+REPOSITORY_LENGTH_MAX = 255
+
+assert ERROR_BODY_BYTES_MAX <= TOKEN_BODY_BYTES_MAX <= MANIFEST_BYTES_MAX
+assert BLOB_CHUNK_BYTES <= UPLOAD_CHUNK_BYTES
+assert MANIFEST_BYTES_MAX <= LAYOUT_INDEX_BYTES_MAX
+assert UPLOAD_CHUNK_BYTES <= BLOB_SIZE_MAX
+assert SERVER_ERROR_RETRIES_MAX <= RETRIES_MAX
+assert BACKOFF_SECONDS_BASE < BACKOFF_SECONDS_MAX <= RETRY_AFTER_SECONDS_MAX
+assert TOKEN_MARGIN_SECONDS < TOKEN_SECONDS_DEFAULT
+assert MANIFEST_BYTES_MAX <= CLOSURE_MANIFEST_BYTES_MAX

@@ -1,0 +1,74 @@
+"""The one interface of a repository of content, whether behind HTTP (client.py) or on disk (layout.py).
+
+A store is *one repository*: ``Registry.repository("library/nginx")`` or a whole image layout. Everything is
+addressed by digest; a tag is a name that moves. All errors are oci.errors; all reads are bounded and verified
+against the descriptor before the caller sees the last byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from oci.descriptor import Descriptor, Manifest
+
+BlobOpener = Callable[[int], AsyncIterator[bytes]]
+"""Opens the bytes of one blob from an offset (bytes), as often as a retry needs it."""
+
+Progress = Callable[[int], None]
+"""Told of bytes moved since the last call."""
+
+
+class Source(Protocol):
+    """What can be read."""
+
+    @property
+    def name(self) -> str:
+        """How errors and logs call this place: ``docker.io/library/nginx`` or ``oci:/srv/layout``."""
+        ...
+
+    async def resolve(self, reference: str) -> Descriptor:
+        """Return the descriptor of a tag or digest without fetching the body where possible; NotFound if absent."""
+        ...
+
+    async def manifest(self, reference: str) -> Manifest:
+        """Return the manifest under a tag or digest; for a digest the bytes are verified (ContentMismatch)."""
+        ...
+
+    def blob(self, descriptor: Descriptor, offset: int = 0) -> AsyncIterator[bytes]:
+        """Yield the blob's bytes from *offset*. Size is always verified; digest when *offset* is 0."""
+        ...
+
+    async def exists(self, descriptor: Descriptor) -> bool:
+        """Whether the manifest or blob is there (HEAD, or a file of the right size)."""
+        ...
+
+    async def tags(self) -> list[str]:
+        """All tags, sorted; pages are followed."""
+        ...
+
+    async def referrers(self, digest: str, artifact_type: str | None = None) -> list[Descriptor]:
+        """Manifests whose ``subject`` is *digest*: API with paging, else the ``sha256-<hex>`` tag schema."""
+        ...
+
+
+class Target(Source, Protocol):
+    """What can also be written."""
+
+    async def push_blob(
+        self,
+        descriptor: Descriptor,
+        opener: BlobOpener,
+        *,
+        mount_from: str | None = None,
+        progress: Progress | None = None,
+    ) -> bool:
+        """Make the blob exist: skip if there, else mount from repository *mount_from*, else upload.
+
+        Return True if bytes were moved. The content is verified against *descriptor*; a mismatch leaves nothing.
+        """
+        ...
+
+    async def push_manifest(self, manifest: Manifest, tag: str | None = None) -> None:
+        """Put the exact bytes under their digest, and under *tag* if given; children must be there before."""
+        ...
