@@ -1,0 +1,172 @@
+"""``pin`` and ``check``: look at images where they are, without fetching more than their manifests.
+
+Writes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from oci.blobs import BlobStore
+from oci.closure import walk
+from oci.errors import OciError
+from oci.indexed import is_digest
+from oci.layout_index import entry_names
+from oci.reference import Reference, is_tag, parse_reference
+from runtime import keys
+from runtime.errors import UserError, print_error
+from runtime.terminal import human_bytes, print_json, table
+from sender.config import Fetch, SenderSettings
+from sender.fetch_round import advice
+from sender.images import PinnedImage, load_images, parse_origin
+from sender.sources import Sources
+
+
+async def pin_lines(references: Sequence[str], settings: SenderSettings | None) -> tuple[list[str], list[str]]:
+    """Return the lines of images.yaml for what the command line names, and one line for each failure."""
+    lines: list[str] = []
+    errors: list[str] = []
+    async with Sources(settings.fetch if settings else Fetch()) as sources:
+        for text in references:
+            try:
+                if text.startswith(("oci:", "archive:")):
+                    lines += await _lines_of_folder(text, sources)
+                else:
+                    lines.append(await _line_of_registry(text, sources))
+            except OciError as error:
+                errors.append(f"{text}: {advice(error, _registry_of(text))}")
+            except UserError as error:
+                errors.append(str(error))
+            except ValueError as error:
+                errors.append(str(error))
+    return lines, errors
+
+
+def _registry_of(text: str) -> str:
+    try:
+        return parse_reference(text).registry
+    except OciError:  # the error tells
+        return ""
+
+
+async def _line_of_registry(text: str, sources: Sources) -> str:
+    reference = parse_reference(text)
+    wanted = reference.digest or reference.tag
+    if wanted is None:
+        raise UserError(f"{text}: neither tag nor digest; give e.g. {text}:1.27")
+    descriptor = await (await sources.repository(reference)).resolve(wanted)
+    return f"  - {Reference(reference.registry, reference.repository, reference.tag, descriptor.digest)}"
+
+
+async def _lines_of_folder(text: str, sources: Sources) -> list[str]:
+    """Return an entry for every image in a layout or tarball."""
+    origin = parse_origin(text, Path())
+    assert origin.path is not None
+    source = await sources.folder(origin)
+    found: dict[str, None] = {}
+    for entry in await asyncio.to_thread(source.entries):
+        if "artifactType" in entry:
+            continue  # a referrer: it travels with its subject
+        reference = _reference_of(entry_names(entry), origin.path, entry["digest"])
+        found[f"  - image: {reference}\n    from: {origin.kind}:{origin.path.absolute()}"] = None
+    if not found:
+        raise UserError(f"{text}: holds no image; give a layout or archive with at least one")
+    return list(found)
+
+
+def _reference_of(names: tuple[str | None, str | None], path: Path, digest: str) -> Reference:
+    """Name an image by its full name if it has one, else by the file it lies in, as podman does: localhost/…"""
+    short, full = names
+    for name in (full, short):
+        if name and ("/" in name or ":" in name):
+            try:
+                named = parse_reference(name.partition("@")[0])
+            except OciError:
+                continue
+            return Reference(named.registry, named.repository, named.tag, digest)
+    stem = "".join(char if char.isascii() and char.isalnum() else "-" for char in path.name.partition(".")[0].lower())
+    tag = short if short and is_tag(short) and not is_digest(short) else None
+    return Reference("localhost", "-".join(filter(None, stem.split("-"))) or "image", tag, digest)
+
+
+def key_faults(settings: SenderSettings) -> list[str]:
+    """Return one line for each key file that cannot be used."""
+    faults: list[str] = []
+    try:
+        keys.load_signing_key(settings.signing_key, created_by=SenderSettings.created_by)
+    except UserError as error:
+        faults.append(str(error))
+    for path in settings.receivers:
+        try:
+            keys.load_hpke_public(path, created_by="checkvalve-receiver init")
+        except UserError as error:
+            faults.append(str(error))
+    return faults
+
+
+def check_all(settings: SenderSettings, *, offline: bool, as_json: bool) -> int:
+    """Check keys and images.yaml, then each image where it is; print a table. Returns 1 if anything is wrong."""
+    faults = key_faults(settings)
+    images = load_images(settings.images)
+    faults += images.faults
+    rows = [] if offline else asyncio.run(_dry_run(settings, images.images))
+    faults += [f"{row['image']}: {row['error']}" for row in rows if row["error"]]
+    if as_json:
+        print_json({"images": rows or [{"image": str(pin.reference)} for pin in images.images], "faults": faults})
+    else:
+        _print(rows, len(images.images))
+        if faults:
+            print_error(UserError("\n".join(faults)))
+    return 1 if faults else 0
+
+
+async def _dry_run(settings: SenderSettings, pins: Sequence[PinnedImage]) -> list[dict[str, Any]]:
+    spool = BlobStore(settings.spool)
+    async with Sources(settings.fetch) as sources:
+        slots = asyncio.Semaphore(settings.fetch.parallel)
+
+        async def look(pin: PinnedImage) -> dict[str, Any]:
+            row: dict[str, Any] = {"image": pin.short, "from": str(pin.origin), "error": None}
+            try:
+                async with slots:
+                    source = await sources.of(pin)
+                    root = (await source.manifest(pin.digest)).descriptor
+                    referrers = settings.fetch.referrers if pin.referrers is None else pin.referrers
+                    closure = await walk(source, root, referrers=referrers)
+            except OciError as error:
+                return {**row, "error": advice(error, pin.reference.registry)}
+            parts = [*closure.blobs, *(manifest.descriptor for manifest in closure.manifests)]
+            missing = [part for part in parts if spool.size(part.digest) != part.size]
+            return {
+                **row,
+                "parts": len(parts),
+                "bytes": sum(part.size for part in parts),
+                "bytes_to_fetch": sum(part.size for part in missing),
+            }
+
+        return list(await asyncio.gather(*map(look, pins)))
+
+
+def _print(rows: Sequence[dict[str, Any]], count: int) -> None:
+    if not rows:
+        print(f"{count} image{'' if count == 1 else 's'} listed")
+        return
+    table(
+        ("image", "from", "parts", "bytes", "to fetch"),
+        [
+            (row["image"], row["from"], "failed", "", "")
+            if row["error"]
+            else (
+                row["image"],
+                row["from"],
+                row["parts"],
+                human_bytes(row["bytes"]),
+                human_bytes(row["bytes_to_fetch"]) if row["bytes_to_fetch"] else "nothing",
+            )
+            for row in rows
+        ],
+        right=("parts", "bytes", "to fetch"),
+    )

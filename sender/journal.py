@@ -1,0 +1,382 @@
+"""The sender's journal: where fetch and transmit meet. Fetch proposes, transmit signs, sends and remembers.
+
+Every call is one short transaction; both roles and ``status`` open the file at once. Sizes are bytes, times Unix
+seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from protocol.objects import Kind
+from runtime.database import open_journal, transaction
+
+MIGRATIONS: Final = (
+    """
+    CREATE TABLE images (            -- one row per pinned entry of images.yaml, kept by fetch
+        collection TEXT NOT NULL, reference TEXT NOT NULL, source TEXT NOT NULL,
+        digest TEXT NOT NULL, state TEXT NOT NULL, error TEXT, bytes_total INTEGER NOT NULL DEFAULT 0,
+        bytes_done INTEGER NOT NULL DEFAULT 0, updated REAL NOT NULL,
+        PRIMARY KEY (collection, reference));
+    CREATE TABLE closures (          -- what fetch found beneath a root; complete once all is in the spool
+        pin TEXT PRIMARY KEY,        -- name@digest and what was asked for: referrers differ by repository
+        document TEXT NOT NULL, complete INTEGER NOT NULL, updated REAL NOT NULL);
+    CREATE TABLE proposals (         -- the newest desired state of each collection, unsigned
+        collection TEXT PRIMARY KEY, images TEXT NOT NULL, updated REAL NOT NULL);
+    CREATE TABLE releases (          -- what transmit signed
+        collection TEXT NOT NULL, sequence INTEGER NOT NULL, digest TEXT NOT NULL, images TEXT NOT NULL,
+        envelope BLOB NOT NULL, created REAL NOT NULL, PRIMARY KEY (collection, sequence));
+    CREATE TABLE objects (           -- transport objects; the queue is those with passes to go
+        id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, coding INTEGER NOT NULL, digest TEXT NOT NULL,
+        content_size INTEGER NOT NULL, coded_digest TEXT NOT NULL, coded_size INTEGER NOT NULL,
+        path TEXT NOT NULL, label TEXT NOT NULL, passes_left INTEGER NOT NULL, passes_done INTEGER NOT NULL DEFAULT 0,
+        queued REAL NOT NULL, sent REAL, UNIQUE (digest, coded_digest));
+    CREATE INDEX objects_queue ON objects (passes_left, id);
+    CREATE TABLE carried (           -- which object carries a content
+        digest TEXT PRIMARY KEY, object INTEGER NOT NULL REFERENCES objects (id));
+    CREATE TABLE epoch (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL);
+    CREATE TABLE rounds (token TEXT PRIMARY KEY, failed INTEGER NOT NULL, finished REAL NOT NULL);
+    CREATE TABLE live (role TEXT PRIMARY KEY, document TEXT NOT NULL, updated REAL NOT NULL);
+    """,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedObject:
+    """One transport object as the queue knows it; *path* holds its coded bytes."""
+
+    id: int
+    kind: int
+    coding: int
+    digest: str
+    content_size: int
+    coded_digest: str
+    coded_size: int
+    path: Path
+    label: str
+    passes_left: int
+    passes_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRow:
+    """One signed release."""
+
+    collection: str
+    sequence: int
+    digest: str
+    images: str  # the proposal it was made from, canonical JSON
+    envelope: bytes
+    created: float
+
+
+_OBJECT_COLUMNS = (
+    "id, kind, coding, digest, content_size, coded_digest, coded_size, path, label, passes_left, passes_done"
+)
+
+
+class SenderJournal:
+    """One connection to the journal; use one per thread."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.connection: sqlite3.Connection = open_journal(path, MIGRATIONS, owner="sender", read_only=read_only)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+    # --- fetch -----------------------------------------------------------------------------------------------
+
+    def note_image(
+        self,
+        collection: str,
+        reference: str,
+        source: str,
+        digest: str,
+        state: str,
+        now: float,
+        error: str | None = None,
+    ) -> None:
+        """Record the state of one entry: pending, fetching, ready or failed (with its one-line error)."""
+        with transaction(self.connection):
+            self.connection.execute(
+                "INSERT INTO images (collection, reference, source, digest, state, error, updated)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (collection, reference) DO UPDATE SET"
+                " source = excluded.source, digest = excluded.digest, state = excluded.state,"
+                " error = excluded.error, updated = excluded.updated",
+                (collection, reference, source, digest, state, error, now),
+            )
+
+    def note_progress(self, collection: str, reference: str, done: int, total: int) -> None:
+        """Record how much of an image has been fetched."""
+        with transaction(self.connection):
+            self.connection.execute(
+                "UPDATE images SET bytes_done = ?, bytes_total = ? WHERE collection = ? AND reference = ?",
+                (done, total, collection, reference),
+            )
+
+    def keep_images(self, collection: str, references: Iterable[str]) -> None:
+        """Forget the entries that images.yaml no longer has."""
+        keep = set(references)
+        with transaction(self.connection):
+            rows = self.connection.execute("SELECT reference FROM images WHERE collection = ?", (collection,))
+            gone = [(collection, reference) for (reference,) in rows.fetchall() if reference not in keep]
+            self.connection.executemany("DELETE FROM images WHERE collection = ? AND reference = ?", gone)
+
+    def closure(self, pin: str) -> tuple[dict[str, Any], bool] | None:
+        """Return (document, complete) of a pin, or None."""
+        row = self.connection.execute("SELECT document, complete FROM closures WHERE pin = ?", (pin,)).fetchone()
+        return None if row is None else (json.loads(row[0]), bool(row[1]))
+
+    def save_closure(self, pin: str, document: dict[str, Any], complete: bool, now: float) -> None:
+        """Record what is beneath the root of a pin."""
+        with transaction(self.connection):
+            self.connection.execute(
+                "INSERT OR REPLACE INTO closures VALUES (?, ?, ?, ?)",
+                (pin, json.dumps(document, sort_keys=True), int(complete), now),
+            )
+
+    def proposed(self, collection: str) -> str | None:
+        """Return the desired state recorded last, or None."""
+        row = self.connection.execute("SELECT images FROM proposals WHERE collection = ?", (collection,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def propose(self, collection: str, images: str, now: float) -> bool:
+        """Record the desired state (canonical JSON of release images); return whether it differs from before."""
+        with transaction(self.connection):
+            row = self.connection.execute(
+                "SELECT images FROM proposals WHERE collection = ?", (collection,)
+            ).fetchone()
+            if row is not None and row[0] == images:
+                return False
+            self.connection.execute("INSERT OR REPLACE INTO proposals VALUES (?, ?, ?)", (collection, images, now))
+            return True
+
+    def not_carried(self, digests: Iterable[str]) -> list[str]:
+        """Return those contents that no object carries yet, in the order given."""
+        found = self.connection.execute
+        return [d for d in digests if found("SELECT 1 FROM carried WHERE digest = ?", (d,)).fetchone() is None]
+
+    def queue_object(
+        self,
+        *,
+        kind: int,
+        coding: int,
+        digest: str,
+        content_size: int,
+        coded_digest: str,
+        coded_size: int,
+        path: Path,
+        label: str,
+        passes: int,
+        contents: Iterable[str],
+        now: float,
+    ) -> int:
+        """Add an object to the end of the queue, carrying *contents*; return its id. Queued twice is queued once."""
+        with transaction(self.connection):
+            row = self.connection.execute(
+                "SELECT id FROM objects WHERE digest = ? AND coded_digest = ?", (digest, coded_digest)
+            ).fetchone()
+            if row is None:
+                cursor = self.connection.execute(
+                    "INSERT INTO objects (kind, coding, digest, content_size, coded_digest, coded_size, path, label,"
+                    " passes_left, queued) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (kind, coding, digest, content_size, coded_digest, coded_size, str(path), label, passes, now),
+                )
+                row = (cursor.lastrowid,)
+            self.connection.executemany(
+                "INSERT OR IGNORE INTO carried VALUES (?, ?)", [(content, row[0]) for content in contents]
+            )
+            return int(row[0])
+
+    # --- transmit --------------------------------------------------------------------------------------------
+
+    def next_epoch(self) -> int:
+        """Return a strictly higher epoch than ever before; it is on disk when this returns."""
+        with self._durably():
+            row = self.connection.execute("SELECT epoch FROM epoch").fetchone()
+            epoch = (row[0] if row else 0) + 1
+            self.connection.execute("INSERT OR REPLACE INTO epoch VALUES (1, ?)", (epoch,))
+        return int(epoch)
+
+    def proposals(self) -> list[tuple[str, str]]:
+        """Return (collection, images) of every collection."""
+        return self.connection.execute("SELECT collection, images FROM proposals ORDER BY collection").fetchall()
+
+    def proposal_stamps(self) -> list[tuple[str, float]]:
+        """Return (collection, when proposed): cheap to compare with what was seen before."""
+        return self.connection.execute("SELECT collection, updated FROM proposals ORDER BY collection").fetchall()
+
+    def newest_releases(self) -> list[ReleaseRow]:
+        """Return the newest release of every collection."""
+        rows = self.connection.execute(
+            "SELECT collection, MAX(sequence), digest, images, envelope, created FROM releases"
+            " GROUP BY collection ORDER BY collection"
+        )
+        return [ReleaseRow(*row) for row in rows]
+
+    def save_release(self, release: ReleaseRow) -> None:
+        """Record a signed release, on disk before it may leave."""
+        with self._durably():
+            self.connection.execute(
+                "INSERT INTO releases VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    release.collection,
+                    release.sequence,
+                    release.digest,
+                    release.images,
+                    release.envelope,
+                    release.created,
+                ),
+            )
+
+    def queue(self) -> list[QueuedObject]:
+        """Return the objects with passes to go, first queued first."""
+        rows = self.connection.execute(f"SELECT {_OBJECT_COLUMNS} FROM objects WHERE passes_left > 0 ORDER BY id")  # noqa: S608
+        return [_object(row) for row in rows]
+
+    def newest_object(self) -> int:
+        """Return the highest object id, 0 without objects: it changes when one is queued."""
+        return int(self.connection.execute("SELECT COALESCE(MAX(id), 0) FROM objects").fetchone()[0])
+
+    def be_brief(self) -> None:
+        """Wait only 0.2 s from now on for another writer; then sqlite3.OperationalError, and the caller retries."""
+        self.connection.execute("PRAGMA busy_timeout = 200")
+
+    def note_pass(self, object_id: int, now: float) -> None:
+        """Record that one pass of an object has left."""
+        with transaction(self.connection):
+            self.connection.execute(
+                "UPDATE objects SET passes_left = MAX(passes_left - 1, 0), passes_done = passes_done + 1, sent = ?"
+                " WHERE id = ?",
+                (now, object_id),
+            )
+
+    def repeat(self, digest: str) -> None:
+        """Send an object once more, if nothing of it is queued already."""
+        with transaction(self.connection):
+            self.connection.execute(
+                "UPDATE objects SET passes_left = 1 WHERE digest = ? AND passes_left = 0", (digest,)
+            )
+
+    def carriers(self, digests: Iterable[str]) -> set[int]:
+        """Return the ids of the objects that carry these contents."""
+        find = self.connection.execute
+        rows = (find("SELECT object FROM carried WHERE digest = ?", (digest,)).fetchone() for digest in digests)
+        return {int(row[0]) for row in rows if row is not None}
+
+    def repeat_oldest(self, among: set[int], sent_before: float) -> bool:
+        """Queue one more pass of the object in *among* that was sent longest ago, if that is before *sent_before*."""
+        rows = self.connection.execute(
+            "SELECT id FROM objects WHERE passes_left = 0 AND sent < ? ORDER BY sent", (sent_before,)
+        )
+        oldest = next((object_id for (object_id,) in rows if object_id in among), None)
+        if oldest is None:
+            return False
+        self.repeat_objects({oldest})
+        return True
+
+    def repeat_objects(self, ids: set[int]) -> None:
+        """Queue one more pass of each of these objects that has none to go."""
+        with transaction(self.connection):
+            self.connection.executemany(
+                "UPDATE objects SET passes_left = 1 WHERE id = ? AND passes_left = 0", [(each,) for each in ids]
+            )
+
+    def retire_releases(self, keep: Iterable[str]) -> list[Path]:
+        """Take release objects other than those in *keep* (content digests) off the queue; return their files."""
+        keep = set(keep)
+        with transaction(self.connection):
+            rows = self.connection.execute("SELECT id, digest, path FROM objects WHERE kind = 3").fetchall()
+            old = [(object_id, path) for object_id, digest, path in rows if digest not in keep]
+            self.connection.executemany("DELETE FROM objects WHERE id = ?", [(object_id,) for object_id, _ in old])
+        return [Path(path) for _, path in old]
+
+    def drop_object(self, object_id: int) -> None:
+        """Forget an object whose bytes are gone, so that fetch prepares its contents again."""
+        with transaction(self.connection):
+            self.connection.execute("DELETE FROM carried WHERE object = ?", (object_id,))
+            self.connection.execute("DELETE FROM objects WHERE id = ?", (object_id,))
+
+    @contextmanager
+    def _durably(self) -> Iterator[None]:
+        """A transaction that is on disk when the block ends (SQLite: synchronous=FULL syncs the log at commit)."""
+        self.connection.execute("PRAGMA synchronous = FULL")
+        try:
+            with transaction(self.connection):
+                yield
+        finally:
+            self.connection.execute("PRAGMA synchronous = NORMAL")
+
+    # --- both, and status ------------------------------------------------------------------------------------
+
+    def finish_round(self, token: str, failed: int, now: float) -> None:
+        """Record that the fetch round *token* of ``run --once`` is over, with so many failed images."""
+        with transaction(self.connection):
+            self.connection.execute("DELETE FROM rounds WHERE finished < ?", (now - 86_400,))
+            self.connection.execute("INSERT OR REPLACE INTO rounds VALUES (?, ?, ?)", (token, failed, now))
+
+    def round_failed(self, token: str) -> int | None:
+        """Return how many images failed in a finished round, or None while it goes on."""
+        row = self.connection.execute("SELECT failed FROM rounds WHERE token = ?", (token,)).fetchone()
+        return None if row is None else int(row[0])
+
+    def set_live(self, role: str, document: dict[str, Any], now: float) -> None:
+        """Publish what a role is doing right now, for ``status``."""
+        with transaction(self.connection):
+            self.connection.execute("INSERT OR REPLACE INTO live VALUES (?, ?, ?)", (role, json.dumps(document), now))
+
+    def live(self) -> dict[str, tuple[dict[str, Any], float]]:
+        """Return role -> (document, when)."""
+        rows = self.connection.execute("SELECT role, document, updated FROM live")
+        return {role: (json.loads(document), updated) for role, document, updated in rows}
+
+    def images(self) -> list[dict[str, Any]]:
+        """Return every image row as a dictionary, for ``status``."""
+        cursor = self.connection.execute("SELECT * FROM images ORDER BY collection, reference")
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    def epoch(self) -> int | None:
+        """Return the newest epoch given out, None before the first session."""
+        row = self.connection.execute("SELECT epoch FROM epoch").fetchone()
+        return None if row is None else int(row[0])
+
+    def sent_since(self, moment: float) -> tuple[int, int]:
+        """Return (objects, coded bytes) of which a pass left at or after *moment*; releases are not counted."""
+        row = self.connection.execute(
+            "SELECT COUNT(*), COALESCE(SUM(coded_size), 0) FROM objects WHERE sent >= ? AND kind <> ?",
+            (moment, int(Kind.RELEASE)),
+        ).fetchone()
+        return int(row[0]), int(row[1])
+
+    def bytes_to_send(self) -> int:
+        """Return the coded bytes of all passes to go; releases are not counted."""
+        row = self.connection.execute(
+            "SELECT COALESCE(SUM(coded_size * passes_left), 0) FROM objects WHERE passes_left > 0 AND kind <> ?",
+            (int(Kind.RELEASE),),
+        ).fetchone()
+        return int(row[0])
+
+    def totals(self) -> dict[str, int]:
+        """Return objects and coded bytes queued and sent; releases are not counted."""
+        row = self.connection.execute(
+            "SELECT COALESCE(SUM(passes_left > 0), 0), COALESCE(SUM((passes_left > 0) * coded_size), 0),"
+            " COALESCE(SUM(passes_done > 0), 0), COALESCE(SUM((passes_done > 0) * coded_size), 0) FROM objects"
+            " WHERE kind <> ?",
+            (int(Kind.RELEASE),),
+        ).fetchone()
+        return dict(zip(("queued_objects", "queued_bytes", "sent_objects", "sent_bytes"), map(int, row), strict=True))
+
+
+def _object(row: tuple[Any, ...]) -> QueuedObject:
+    fields = list(row)
+    fields[7] = Path(fields[7])
+    return QueuedObject(*fields)

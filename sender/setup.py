@@ -1,0 +1,165 @@
+"""``checkvalve-sender init``: settings, keys and an empty images.yaml, each explained where it stands.
+
+Overwrites nothing: what exists is kept and named. Knows no network.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from runtime import keys
+from runtime.commandline import write_new
+from runtime.errors import EXIT_USAGE, UserError
+from runtime.units import HostPort, parse_rate
+
+CREATED_BY: Final = "checkvalve-sender init"
+EXAMPLE_TO: Final = "192.0.2.10:4433"  # RFC 5737: an address of documentation, which no network routes
+EXAMPLE_RECEIVER: Final = "receiver.pub"
+
+SETTINGS: Final = """\
+# checkvalve-sender: the connected side. Relative paths start from the folder of this file.
+# Every key can be set by an environment variable too: CHECKVALVE_SENDER__LINK__RATE=500Mbit
+
+state: state                       # spool, queue and journal; give it room for all the images
+images: images.yaml                # what is to cross
+signing_key: keys/sender.pem       # Ed25519, mode 0600; its public half goes to every receiver
+receivers:                         # public keys of the receivers, from `checkvalve-receiver init`
+{receivers}
+# collection: default              # the name under which receivers know this list of images
+
+link:
+  to: {to:<28} # the diode's address; nothing is ever expected back{to_note}
+  rate: {rate:<26} # what the diode carries; never sent faster
+  # interface: eth1                # send there and nowhere else, even if it is down and another route exists
+  # mtu: 1500                      # of the whole path, 624 to 9216
+  # repair: 10%                    # repair symbols for each source symbol
+  # outage: 10ms                   # silence to survive without a second pass
+  # burst: 128kB                   # sent at once; small diodes have small buffers
+  # pacing: true                   # false: as fast as the machine can (for measurements)
+  # gso: auto                      # mmsg: many datagrams a call without GSO; off: each by itself
+
+# repeats:
+#   passes: 1                      # how often a large object is sent
+#   passes_small: 2                # and one so small that one outage can swallow it whole
+#   spacing: 200ms                 # between two passes of an object
+#   release_every: 30s             # how often the newest release is sent again
+#   carousel: 1h                   # how often all that is desired is sent again while the link is idle; 0: never
+
+# fetch:
+#   parallel: 4                    # images, and blobs, fetched at once
+#   interval: 5m                   # failed images are tried again, and images.yaml is read again; 0: never
+#   referrers: true                # signatures, SBOMs and attestations travel with the image
+#   foreign_layers: leave          # layers that registries may not hold: leave, or fetch from their urls
+#   docker_config: ~/.docker/config.json   # logins; the default is where docker keeps it
+#   registries:
+#     registry.example:5000:
+#       ca: ca.pem                 # certificates to trust besides the system's
+#       plain_http: false          # true: HTTP without TLS, for this registry only
+#       location: mirror.example/hub   # ask a mirror instead; images keep their names
+
+# logs:
+#   format: auto                   # console on a terminal, json elsewhere
+#   level: info                    # debug, info, warning or error
+"""
+
+IMAGES: Final = """\
+# The images that are to cross, each pinned by digest. `checkvalve-sender pin REF` prints the line for an image;
+# a running sender sees edits of this file at once. Remove the '#' of an example to use it.
+images:
+#  - docker.io/library/nginx:1.27@sha256:…       # from its registry; nginx:1.27@sha256:… means the same
+#
+#  - image: docker.io/library/redis:7@sha256:…
+#    from: oci:layouts/redis                     # an OCI image layout, as skopeo copy … oci:layouts/redis writes
+#
+#  - image: example.org/app:1@sha256:…
+#    from: archive:exports/app.tar               # docker save or ctr images export
+#    referrers: false                            # without its signatures, SBOMs and attestations
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What ``init`` found and did."""
+
+    folder: Path
+    fingerprint: str
+    created: tuple[Path, ...]
+    kept: tuple[Path, ...]
+    open_points: tuple[str, ...]  # what is still an example in a new sender.yaml
+
+
+def make(folder: Path, *, to: str | None, rate: str | None, receivers: list[Path]) -> Made:
+    """Create what is missing in *folder*. Raises UserError for a bad option or key, before anything is written."""
+    _check(to, rate)
+    for path in receivers:
+        keys.load_hpke_public(path, created_by="checkvalve-receiver init")
+    created: list[Path] = []
+    kept: list[Path] = []
+    try:
+        names = _copy_receivers(folder / "keys", receivers, created, kept)
+        fingerprint = _signing_key(folder / "keys" / "sender.pem", created, kept)
+        listed = "\n".join(f"  - keys/{name}" for name in names or [EXAMPLE_RECEIVER])
+        text = SETTINGS.format(
+            receivers=listed,
+            to=f'"{to or EXAMPLE_TO}"',
+            to_note="" if to else " (an example: set yours)",
+            rate=rate or "1Gbit",
+        )
+        new = write_new(folder / "sender.yaml", text, created, kept)
+        write_new(folder / "images.yaml", IMAGES, created, kept)
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
+    open_points = []
+    if new and not names:
+        open_points.append(f"copy the receiver's public key to {folder / 'keys' / EXAMPLE_RECEIVER}")
+    if new and to is None:
+        open_points.append(f"set link.to and link.rate in {folder / 'sender.yaml'}")
+    return Made(folder, fingerprint, tuple(created), tuple(kept), tuple(open_points))
+
+
+def _check(to: str | None, rate: str | None) -> None:
+    for option, value, parse in (("--to", to, HostPort.parse), ("--rate", rate, parse_rate)):
+        try:
+            if value is not None:
+                parse(value)
+        except ValueError as error:
+            raise UserError(f"{option}: {error}", exit_code=EXIT_USAGE) from None
+
+
+def _copy_receivers(folder: Path, receivers: list[Path], created: list[Path], kept: list[Path]) -> list[str]:
+    """Put the receivers' public keys into *folder*; return their file names there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names: list[str] = []
+    for path in receivers:
+        target = folder / path.name
+        if target.exists() and target.read_bytes() != path.read_bytes():
+            target = _free_name(folder, path)
+        if target.exists():
+            kept.append(target)
+        else:
+            shutil.copyfile(path, target)
+            created.append(target)
+        if target.name not in names:
+            names.append(target.name)
+    return names
+
+
+def _free_name(folder: Path, path: Path) -> Path:
+    """Two receivers may both have called their key receiver.pub."""
+    for number in range(2, 1000):
+        target = folder / f"{path.stem}-{number}{path.suffix}"
+        if not target.exists() or target.read_bytes() == path.read_bytes():
+            return target
+    raise UserError(f"{folder}: too many keys called {path.name}; give the file another name")
+
+
+def _signing_key(path: Path, created: list[Path], kept: list[Path]) -> str:
+    if path.exists():
+        kept.append(path)
+        return keys.fingerprint(keys.load_signing_key(path).public_key())
+    public = keys.create_signing_key(path)
+    created += [path, keys.public_path(path)]
+    return keys.fingerprint(public)

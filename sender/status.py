@@ -1,0 +1,149 @@
+"""``checkvalve-sender status``: images, releases, the queue and the wire, read from the journal.
+
+Asks no role and no network, so it answers whatever state they are in.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from oci.descriptor import short_digest
+from runtime.terminal import human_bytes, human_duration, human_rate, print_json, table
+from sender.config import SenderSettings
+from sender.journal import SenderJournal
+
+STALE_S: Final = 5.0  # transmit reports several times a second
+
+
+def show(settings: SenderSettings, *, as_json: bool) -> int:
+    """Print the status; 1 if an image failed, images.yaml has faults or what is queued does not go out, else 0."""
+    if not settings.journal.exists():
+        if as_json:
+            print_json({"state": "never run", "journal": settings.journal})
+        else:
+            print(f"never run yet: no journal at {settings.journal}; start `checkvalve-sender run`")
+        return 0
+    journal = SenderJournal(settings.journal, read_only=True)
+    try:
+        found = collect(journal, time.time())
+    finally:
+        journal.close()
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+    failed = any(image["state"] == "failed" for image in found["images"])
+    return 1 if failed or found["alarms"] or found["fetch"].get("faults") else 0
+
+
+def collect(journal: SenderJournal, now: float) -> dict[str, Any]:
+    """Return everything ``status`` shows; sizes in bytes, times as RFC 3339."""
+    images = [{**image, "updated": _time(image["updated"])} for image in journal.images()]
+    releases = [
+        {"collection": row.collection, "sequence": row.sequence, "digest": row.digest, "created": _time(row.created)}
+        for row in journal.newest_releases()
+    ]
+    live = {
+        role: {**document, "updated": _time(updated), "age_s": round(max(now - updated, 0.0), 1)}
+        for role, (document, updated) in journal.live().items()
+    }
+    totals = journal.totals()
+    return {
+        "state": "known",
+        "alarms": _alarms(live.get("transmit", {}), totals),
+        "images": images,
+        "releases": releases,
+        "epoch": journal.epoch(),
+        "fetch": live.get("fetch", {}),
+        "transmit": live.get("transmit", {}),
+        **totals,
+    }
+
+
+def _alarms(transmit: dict[str, Any], totals: dict[str, int]) -> list[str]:
+    """What nobody else would notice: a role that died without a word, or a queue that nobody sends."""
+    stale = transmit.get("age_s", 0.0) > STALE_S
+    if transmit and stale and transmit.get("state") != "closed":
+        return [f"transmit stopped answering {human_duration(transmit['age_s'])} ago; its log says why"]
+    if transmit.get("state") == "link down":
+        return ["the link is down; what is queued waits"]
+    if totals["queued_objects"] and (not transmit or stale):
+        return [f"{_objects(totals['queued_objects'])} queued and nobody sends; start `checkvalve-sender run`"]
+    return []
+
+
+def _print(found: dict[str, Any]) -> None:
+    for alarm in found["alarms"]:
+        print(f"ALARM: {alarm}")
+    for fault in found["fetch"].get("faults", []):
+        print(f"fault: {fault}")
+    if found["images"]:
+        table(
+            ("image", "digest", "from", "state", "bytes"),
+            [
+                (
+                    image["reference"].partition("@")[0],
+                    short_digest(image["digest"]),
+                    image["source"],
+                    image["state"],
+                    _amount(image),
+                )
+                for image in found["images"]
+            ],
+            right=("bytes",),
+        )
+        for image in found["images"]:
+            if image["state"] == "failed":
+                print(f"failed: {image['reference'].partition('@')[0]}: {image['error']}")
+    else:
+        print("no images yet")
+    if found["releases"]:
+        table(
+            ("release", "sequence", "digest", "created"),
+            [
+                (release["collection"], release["sequence"], short_digest(release["digest"]), release["created"])
+                for release in found["releases"]
+            ],
+            right=("sequence",),
+        )
+    else:
+        print("no release yet")
+    print(f"fetch       {_fetching(found['fetch'])}")
+    print(f"queued      {_objects(found['queued_objects'])}, {human_bytes(found['queued_bytes'])}")
+    print(f"on the wire {_wire(found['transmit'])}")
+    print(f"sent        {_objects(found['sent_objects'])}, {human_bytes(found['sent_bytes'])}")
+    print(f"epoch       {found['epoch'] or 'none yet'}")
+
+
+def _amount(image: dict[str, Any]) -> str:
+    if image["state"] == "fetching":
+        return f"{human_bytes(image['bytes_done'])} of {human_bytes(image['bytes_total'])}"
+    return human_bytes(image["bytes_total"]) if image["bytes_total"] else ""
+
+
+def _fetching(live: dict[str, Any]) -> str:
+    if not live:
+        return "has not run yet"
+    return f"{live.get('state')} since {human_duration(live['age_s'])}"
+
+
+def _wire(live: dict[str, Any]) -> str:
+    if not live:
+        return "nothing; transmit has not run yet"
+    if live.get("state") == "closed" or live["age_s"] > STALE_S:
+        return f"nothing; transmit is not running (last seen {human_duration(live['age_s'])} ago)"
+    now = live.get("object")
+    what = "control traffic only"
+    if now:
+        what = f"{now.get('label')} ({human_bytes(now.get('bytes') or 0)}, pass {live.get('pass') or 1})"
+    return f"{what}, {human_rate(live.get('rate_bits') or 0)}, {live.get('datagrams') or 0} datagrams this session"
+
+
+def _objects(count: int) -> str:
+    return f"{count} object{'' if count == 1 else 's'}"
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
