@@ -1,0 +1,68 @@
+"""``checkvalve-receiver check``: tries everything that a run needs, and changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+from pathlib import Path
+
+from oci.errors import OciError
+from receiver.config import ReceiverSettings
+from receiver.senders import trusted_senders
+from receiver.target import check_target
+from runtime.errors import UserError, print_error
+from runtime.keys import fingerprint, load_hpke_key, load_signing_public
+from runtime.settings import load_settings
+from runtime.terminal import human_bytes
+
+
+def check(config: Path) -> int:
+    """Print one line for each trial; return 1 if one failed. UserError (exit code 2) for the settings file itself."""
+    settings = load_settings(config, ReceiverSettings)
+    print(f"ok: {config}: the settings are right")
+    failures = 0
+    for trial in (_own_key, _senders, _address, _state, _target):
+        try:
+            print(f"ok: {trial(settings)}", flush=True)
+        except (UserError, OciError) as error:
+            failures += 1
+            print_error(error)
+    return 1 if failures else 0
+
+
+def _own_key(settings: ReceiverSettings) -> str:
+    key = load_hpke_key(settings.hpke_key, created_by=settings.created_by)
+    return f"{settings.hpke_key}: this receiver's key {fingerprint(key.public_key())}"
+
+
+def _senders(settings: ReceiverSettings) -> str:
+    trusted_senders(settings)
+    prints = ", ".join(fingerprint(load_signing_public(path)) for path in settings.senders)
+    return f"trusted senders: {prints}"
+
+
+def _address(settings: ReceiverSettings) -> str:
+    where = settings.listen.on
+    try:
+        with socket.socket(where.family, socket.SOCK_DGRAM) as probe:
+            probe.bind((where.host, 0))  # another port: a receiver may be running on this one
+    except OSError as error:
+        raise UserError(
+            f"listen.on: {where}: cannot listen there ({error.strerror or error}); give an address of this machine"
+        ) from None
+    return f"listen.on: {where}: an address of this machine"
+
+
+def _state(settings: ReceiverSettings) -> str:
+    folder = settings.state
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"state: {settings.state}: {folder} is not a folder that this user may write to")
+    return f"state: {settings.state}: can be written, {human_bytes(shutil.disk_usage(folder).free)} free"
+
+
+def _target(settings: ReceiverSettings) -> str:
+    return asyncio.run(check_target(settings.publish))

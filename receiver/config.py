@@ -1,0 +1,103 @@
+"""The receiver's settings file (receiver.yaml), as the commands and roles see it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from runtime.settings import ConfigPath, Duration, HostPort, Rate, Section, Settings, Size, spelt
+
+_URL = spelt(r"https?://[^/\s]+/?", "not the address of a registry; give e.g. https://registry.internal:5000")
+_PREFIX = spelt(
+    r"(?:[a-z0-9]+(?:[._/-][a-z0-9]+)*)?",
+    "not the beginning of a repository name; give lower-case letters and digits, joined by single . _ - or /",
+)
+
+
+class Listen(Section):
+    """The diode's end."""
+
+    on: HostPort
+    receive_buffer: Size = 32 * 2**20
+    silence_alarm: Duration = 30.0
+    gro: Literal["auto", "mmsg", "off"] = "auto"
+    rate: Rate | None = None  # what the diode carries: only doctor asks
+
+
+class Limits(Section):
+    """What the receiver is willing to store."""
+
+    object_size: Size = 64 * 2**30
+    partial_space: Size = 200 * 2**30
+
+
+class RegistryTarget(Section):
+    """The internal registry."""
+
+    url: Annotated[str, _URL]
+    ca: ConfigPath | None = None
+    docker_config: ConfigPath | None = None
+
+
+class Serve(Section):
+    """Serving the published layout read-only as a registry."""
+
+    on: HostPort
+
+
+class Publish(Section):
+    """Where images go: a registry or an OCI layout, and under which name."""
+
+    registry: RegistryTarget | None = None
+    layout: ConfigPath | None = None
+    serve: Serve | None = None
+    prefix: Annotated[str, _PREFIX] = "internal"
+    parallel: Annotated[int, Field(ge=1, le=64)] = 4
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Publish:
+        if (self.registry is None) == (self.layout is None):
+            raise ValueError("give either registry or layout")
+        if self.serve is not None and self.layout is None:
+            raise ValueError("serve needs layout")
+        return self
+
+
+class Logs(Section):
+    """What is written to standard error."""
+
+    format: Literal["auto", "console", "json"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class ReceiverSettings(Settings):
+    """receiver.yaml."""
+
+    model_config = SettingsConfigDict(env_prefix="CHECKVALVE_RECEIVER__")
+    created_by: ClassVar[str] = "checkvalve-receiver init"
+
+    state: ConfigPath
+    hpke_key: ConfigPath
+    senders: Annotated[list[ConfigPath], Field(min_length=1)]
+    listen: Listen
+    publish: Publish
+    limits: Limits = Limits()
+    logs: Logs = Logs()
+
+    @property
+    def spool(self) -> Path:
+        """The OCI image layout that capture fills and publish reads."""
+        return self.state / "spool"
+
+    @property
+    def partial(self) -> Path:
+        """Objects being received, named by the SHA-256 of their coded bytes."""
+        return self.state / "partial"
+
+    @property
+    def journal(self) -> Path:
+        """The SQLite journal of this side."""
+        return self.state / "journal.sqlite"

@@ -1,0 +1,322 @@
+"""The publish role: makes the target show the newest verified release of every collection.
+
+Watches the journal and the spool, both written by capture, and keeps one job per image (image_job.py). What it has
+done is in the journal and in the target, so it may be killed and started at any time. It never looks at the diode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import sqlite3
+import time
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from oci.blobs import BlobStore
+from oci.descriptor import DIGEST_HEX_LENGTH
+from oci.errors import OciError
+from protocol.errors import WireError
+from protocol.release import Release, ReleaseImage, open_release
+from protocol.trust import TrustedSenders
+from receiver.config import ReceiverSettings
+from receiver.image_job import ImageJob, Pace, Workshop
+from receiver.journal import ReceiverJournal, ReleaseRow
+from receiver.mapping import target_repository
+from receiver.push import Pusher
+from receiver.senders import trusted_senders
+from receiver.target import PublishTarget, open_target
+from runtime import logs, notify
+from runtime.errors import UserError
+
+ROLE = "publish"
+_LIVE_S = 2.0  # how often status hears from us at least
+_YOUNG_NS = 2_000_000_000
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Desired:
+    """The newest release of one collection, and the jobs that make it true."""
+
+    row: ReleaseRow
+    release: Release
+    jobs: list[ImageJob]
+    tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)  # id(job) -> task
+    finished: bool = False
+
+    def start(self) -> None:
+        """Start the jobs that do not run yet."""
+        for job in self.jobs:
+            if id(job) not in self.tasks:
+                self.tasks[id(job)] = asyncio.create_task(job.run(), name=str(job))
+
+    @property
+    def published(self) -> bool:
+        return all(job.state == "published" for job in self.jobs)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing can change any more without a person."""
+        return all(job.state == "published" or job.failed for job in self.jobs)
+
+
+class Publisher:
+    """Keeps the target in step with the journal. Not thread-safe; one event loop."""
+
+    def __init__(
+        self,
+        settings: ReceiverSettings,
+        trusted: TrustedSenders,
+        journal: ReceiverJournal,
+        target: PublishTarget,
+        pace: Pace,
+    ) -> None:
+        self._trusted = trusted
+        self._journal = journal
+        self._target = target
+        self._spool = BlobStore(settings.spool)
+        parallel = settings.publish.parallel
+        self._shop = Workshop(
+            spool=self._spool,
+            journal=journal,
+            pusher=Pusher(target, self._spool, journal.locations(), parallel),
+            prefix=settings.publish.prefix,
+            parallel=parallel,
+            published=journal.published(),
+            rival=self._rival,
+            pace=pace,
+            rng=random.Random(),  # noqa: S311 - jitter, not a secret
+        )
+        self._desired: dict[str, _Desired] = {}
+        self._rejected: dict[str, tuple[int, str]] = {}
+        self._seen: tuple[int, object] = (-1, None)
+        self._live: tuple[float, object] = (0.0, None)
+        self._first_heard = 0.0
+
+    async def run(self, stop: asyncio.Event, *, once: bool, since: float) -> int:
+        """Work until *stop*; with *once* until what was heard of after *since* (Unix s) is published or failed.
+
+        Return 0, or 1 if an image of such a release could not be published.
+        """
+        try:
+            while not stop.is_set():
+                await self._poll()
+                result = self._result(since) if once else None
+                if result is not None:
+                    return result
+                notify.watchdog()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), self._shop.pace.poll)
+            return 0
+        finally:
+            await self._cancel([task for desired in self._desired.values() for task in desired.tasks.values()])
+            self._tell("stopped")
+
+    async def _poll(self) -> None:
+        changes, spool = self._journal.changes(), _folder_times(self._spool)
+        if changes != self._seen[0]:
+            for collection, mark in self._journal.newest_marks().items():
+                current = self._desired.get(collection)
+                if (current is None or (current.row.sequence, current.row.digest) != mark) and (
+                    self._rejected.get(collection) != mark
+                ):
+                    await self._load(collection, mark)
+            # Only when all are known can it be told which of two claims to one tag goes first.
+            for desired in self._desired.values():
+                desired.start()
+        # Two renames within one tick of the kernel's clock leave the same time: look again while it is young.
+        if spool != self._seen[1] or max(spool) > time.time_ns() - _YOUNG_NS:
+            self._shop.arrivals.announce()
+        self._seen = (changes, spool)
+        for desired in self._desired.values():
+            for task in desired.tasks.values():
+                if task.done() and not task.cancelled():
+                    task.result()  # a bug of ours ends the role, and it is started again
+            if desired.published and not desired.finished:
+                self._finish(desired)
+        self._tell("publishing" if any(not d.settled for d in self._desired.values()) else "idle")
+
+    async def _load(self, collection: str, mark: tuple[int, str]) -> None:
+        """Make a release the desired one, if it holds what the journal says of it."""
+        row = self._journal.release(collection, mark[0])
+        if row is None:
+            return
+        try:
+            signed = await asyncio.to_thread(open_release, row.envelope, self._trusted)
+        except WireError as error:
+            log.error("release_not_published", collection=collection, sequence=row.sequence, error=str(error))
+            self._rejected[collection] = mark
+            return
+        release, row = signed.release, replace(row, envelope=b"")  # which may be large
+        if (release.collection, release.sequence, signed.digest) != (collection, row.sequence, row.digest):
+            log.error(
+                "release_not_published",
+                collection=collection,
+                sequence=row.sequence,
+                error="the journal names another release",
+            )
+            self._rejected[collection] = mark
+            return
+        log.info("release_to_publish", collection=collection, sequence=row.sequence, images=len(release.images))
+        former = self._desired.pop(collection, None)
+        kept = {job.image: job for job in former.jobs} if former else {}
+        jobs = [kept.pop(image) if image in kept else ImageJob(row, image, self._shop) for image in release.images]
+        tasks = dict(former.tasks) if former else {}
+        # An older tag must not be put after a newer one: what is not wanted any more ends before anything begins.
+        await self._cancel([tasks.pop(id(job)) for job in kept.values()])
+        self._desired[collection] = _Desired(row, release, jobs, tasks)
+        for job in jobs:
+            if id(job) in tasks:
+                job.rebind(row)
+
+    def _finish(self, desired: _Desired) -> None:
+        desired.finished = True
+        row = desired.row
+        if row.published is not None and not any(job.changed for job in desired.jobs):
+            log.debug("release_was_complete", collection=row.collection, sequence=row.sequence)
+            return
+        self._journal.finish_release(row, time.time())
+        log.info(
+            "release_complete",
+            collection=row.collection,
+            sequence=row.sequence,
+            images=len(desired.jobs),
+            bytes=sum(content.size for content in desired.release.contents().values()),
+            target=self._target.place,
+        )
+
+    def _result(self, since: float) -> int | None:
+        """Return how --once ends, None while it cannot end yet."""
+        heard = {name: entry for name, entry in self._journal.heard().items() if entry[2] >= since}
+        if not heard:
+            return None
+        now = time.time()
+        self._first_heard = self._first_heard or now
+        failed, new = False, False
+        for collection, (sequence, digest, _) in heard.items():
+            mark = (sequence, digest)
+            desired = self._desired.get(collection)
+            if self._rejected.get(collection) == mark:
+                failed = True
+            elif desired is None or desired.row.sequence < mark[0]:
+                return None
+            elif desired.row.sequence == mark[0] and desired.row.digest != mark[1]:
+                failed = True  # two releases under one number: only a newer one can mend that
+            elif not desired.finished:
+                if not desired.settled:
+                    return None
+                failed = True
+            new = new or failed or (desired is not None and (desired.row.published or now) >= since)
+        pace, last = self._shop.pace, max(when for _, _, when in heard.values())
+        if not new and now - last < pace.silence and now - self._first_heard < pace.settle:
+            return None
+        return 1 if failed else 0
+
+    def _rival(self, row: ReleaseRow, path: str, image: ReleaseImage) -> str | None:
+        """Say which other collection's claim to a tag of *image* goes first: who published it, else by name."""
+        for other, desired in self._desired.items():
+            if other == row.collection:
+                continue
+            for job in desired.jobs:
+                for tag in set(job.image.tags) & set(image.tags):
+                    if job.image.root.digest == image.root.digest or not self._same_path(job.image, path):
+                        continue
+                    owner = self._journal.publisher(path, tag)
+                    first = owner if owner in (other, row.collection) else min(other, row.collection)
+                    if first == other:
+                        return (
+                            f"{path}:{tag}: collection {other!r} publishes another image under this tag; "
+                            "give one of them another tag"
+                        )
+        return None
+
+    def _same_path(self, image: ReleaseImage, path: str) -> bool:
+        try:
+            return target_repository(image.name, self._shop.prefix) == path
+        except OciError:
+            return False
+
+    def _tell(self, state: str) -> None:
+        """Let status know what we do: at every change, and often enough to be seen alive."""
+        document = {
+            "state": state,
+            "target": self._target.place,
+            "images": [
+                {
+                    "name": job.image.name,
+                    "tags": list(job.image.tags),
+                    "moved_bytes": job.moved.bytes,
+                    "total_bytes": job.total_bytes,
+                }
+                for desired in self._desired.values()
+                for job in desired.jobs
+                if job.state == "publishing"
+            ],
+        }
+        now = time.time()
+        if document != self._live[1] or now - self._live[0] >= _LIVE_S:
+            self._journal.set_live(ROLE, document, now)
+            self._live = (now, document)
+
+    async def _cancel(self, tasks: list[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _folder_times(spool: BlobStore) -> tuple[int, ...]:
+    """Return when names in the spool changed last (Unix ns, by algorithm): each rename of a blob does that."""
+    times = []
+    for algorithm in DIGEST_HEX_LENGTH:
+        try:
+            times.append(os.stat(spool.root / "blobs" / algorithm).st_mtime_ns)
+        except OSError:
+            times.append(0)
+    return tuple(times)
+
+
+async def publish(
+    settings: ReceiverSettings, *, once: bool = False, since: float | None = None, pace: Pace | None = None
+) -> int:
+    """Run the role until SIGTERM or SIGINT, or as ``Publisher.run`` ends *once*; return its exit code.
+
+    UserError for settings that cannot work; *since* (Unix s) is when the run began, now if not given.
+    """
+    started = time.time() if since is None else since
+    trusted = trusted_senders(settings)
+    stop, caught = asyncio.Event(), []
+    loop = asyncio.get_running_loop()
+
+    def on_signal(signum: int) -> None:
+        caught.append(signum)
+        stop.set()
+
+    journal = ReceiverJournal(settings.journal)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, on_signal, signum)
+    try:
+        async with open_target(settings.publish) as target:
+            publisher = Publisher(settings, trusted, journal, target, pace or Pace())
+            notify.ready()
+            code = await publisher.run(stop, once=once, since=started)
+            notify.stopping()
+    except sqlite3.Error as error:
+        raise UserError(
+            f"{settings.journal}: cannot be used ({error}); is the disk full, or the file locked?"
+        ) from None
+    finally:
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(signum)
+        journal.close()
+    return 128 + caught[0] if once and caught else code
+
+
+def main(settings: ReceiverSettings, *, once: bool = False, since: float | None = None) -> int:
+    """Run the role in an event loop of its own; see ``publish``."""
+    logs.configure(settings.logs.format, settings.logs.level)
+    return asyncio.run(publish(settings, once=once, since=since))

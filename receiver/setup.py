@@ -1,0 +1,175 @@
+"""``checkvalve-receiver init``: settings and keys, each explained where it stands.
+
+Overwrites nothing: what exists is kept and named. Knows no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from runtime import keys
+from runtime.commandline import write_new
+from runtime.errors import EXIT_USAGE, UserError
+from runtime.units import HostPort
+
+CREATED_BY: Final = "checkvalve-receiver init"
+KEY: Final = "keys/receiver.pem"
+EXAMPLE_SENDER: Final = "sender.pub"
+SERVE_DEFAULT: Final = "127.0.0.1:5000"
+T = TypeVar("T")
+
+SETTINGS: Final = """\
+# checkvalve-receiver: the isolated side. Relative paths start from the folder of this file.
+# Every key can be set by an environment variable too: CHECKVALVE_RECEIVER__LISTEN__ON=10.0.0.2:4433
+
+state: state                       # spool, partial objects and journal; give it room for all the images
+hpke_key: keys/receiver.pem        # X25519, mode 0600; its public half goes to the sender
+senders:                           # public keys of the senders to trust, from `checkvalve-sender init`
+{senders}
+
+listen:
+  on: {listen:<28} # where the diode's datagrams arrive; `rate: 1Gbit` below it is what `doctor` judges by
+  # receive_buffer: 32MiB          # asked of the kernel: what arrives while the process is busy waits there
+  # silence_alarm: 30s             # status raises the alarm when no datagram came for so long
+  # gro: auto                      # mmsg: many datagrams a call without GRO; off: each by itself
+
+publish:                           # to a registry or into an OCI image layout, one of the two
+{target}
+  # prefix: internal               # before the source's name: internal/docker.io/library/nginx; '' for none
+  # parallel: 4                    # images, and blobs, pushed at once
+
+# limits:
+#   object_size: 64GiB             # the largest object accepted
+#   partial_space: 200GiB          # room for objects that have arrived in part
+
+# logs:
+#   format: auto                   # console on a terminal, json elsewhere
+#   level: info                    # debug, info, warning or error
+"""
+
+_REGISTRY: Final = """\
+  registry:
+    url: {url}
+    # ca: ca.pem                   # certificates to trust besides the system's
+    # docker_config: ~/.docker/config.json   # logins; the default is where docker keeps it"""
+
+_LAYOUT: Final = """\
+  layout: {path:<24} # a folder; skopeo and others read it as oci:PATH:NAME
+{serve}
+  # registry:                      # instead of layout and serve
+  #   url: https://registry.internal:5000
+  #   ca: ca.pem                   # certificates to trust besides the system's
+  #   docker_config: ~/.docker/config.json   # logins; the default is where docker keeps it"""
+
+_SERVE: Final = """\
+  serve:
+    on: {on:<26} # the layout as a read-only registry (plain HTTP)"""
+
+_NO_SERVE: Final = """\
+  # serve:
+  #   on: 127.0.0.1:5000           # the layout as a read-only registry (plain HTTP)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What ``init`` found and did."""
+
+    folder: Path
+    fingerprint: str
+    created: tuple[Path, ...]
+    kept: tuple[Path, ...]
+    open_points: tuple[str, ...]  # what is still to be filled in
+
+
+def make(
+    folder: Path, *, listen: str, senders: list[Path], registry: str | None, layout: Path | None, serve: str | None
+) -> Made:
+    """Create what is missing in *folder*. Raises UserError for a bad option or key, before anything is written."""
+    listen = str(_checked("--listen", listen, HostPort.parse))
+    target = _target(registry, layout, serve)
+    for path in senders:
+        keys.load_signing_public(path, created_by="checkvalve-sender init")
+    created: list[Path] = []
+    kept: list[Path] = []
+    try:
+        names = _copy_senders(folder / "keys", senders, created, kept)
+        fingerprint = _own_key(folder / KEY, created, kept)
+        text = SETTINGS.format(
+            senders="\n".join(f"  - {_quoted(f'keys/{name}')}" for name in names or [EXAMPLE_SENDER]),
+            listen=f'"{listen}"',
+            target=target,
+        )
+        new = write_new(folder / "receiver.yaml", text, created, kept)
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
+    open_points = []
+    if new and not names:
+        open_points.append(f"copy the sender's public key to {folder / 'keys' / EXAMPLE_SENDER}")
+    return Made(folder, fingerprint, tuple(created), tuple(kept), tuple(open_points))
+
+
+def _target(registry: str | None, layout: Path | None, serve: str | None) -> str:
+    if registry is not None:
+        for option, given in (("--layout", layout), ("--serve", serve)):
+            if given is not None:
+                raise UserError(
+                    f"{option} {given}: does not go with --registry {registry}; give a registry or a layout",
+                    exit_code=EXIT_USAGE,
+                )
+        return _REGISTRY.format(url=_quoted(_checked("--registry", registry, _registry_url)))
+    on = serve if serve is not None or layout is not None else SERVE_DEFAULT
+    shown = _NO_SERVE if on is None else _SERVE.format(on=f'"{_checked("--serve", on, HostPort.parse)}"')
+    return _LAYOUT.format(path=_quoted("published" if layout is None else str(layout.absolute())), serve=shown)
+
+
+def _registry_url(text: str) -> str:
+    scheme, separator, host = text.rstrip("/").partition("://")
+    if scheme not in ("http", "https") or not separator or not host or "/" in host or any(c.isspace() for c in host):
+        raise ValueError(f"{text!r} is not the address of a registry; give e.g. https://registry.internal:5000")
+    return text
+
+
+def _checked(option: str, text: str, parse: Callable[[str], T]) -> T:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise UserError(f"{option}: {error}", exit_code=EXIT_USAGE) from None
+
+
+def _quoted(text: str) -> str:
+    """Return *text* as a YAML scalar that means nothing but this text."""
+    safe = text[:1].isalpha() or text.startswith("/")
+    if safe and all(char.isalnum() or char in "/._-" or text[at + 1 : at + 2] == "/" for at, char in enumerate(text)):
+        return text
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _copy_senders(folder: Path, senders: list[Path], created: list[Path], kept: list[Path]) -> list[str]:
+    """Put the senders' public keys into *folder*; return their file names there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names: list[str] = []
+    for path in senders:
+        content, target, number = path.read_bytes(), folder / path.name, 1
+        while target.exists() and target.read_bytes() != content:
+            number += 1
+            target = folder / f"{path.stem}-{number}{path.suffix}"
+        if target.exists():
+            kept.append(target)
+        else:
+            with target.open("xb") as file:
+                file.write(content)
+            created.append(target)
+        names.append(target.name)
+    return names
+
+
+def _own_key(path: Path, created: list[Path], kept: list[Path]) -> str:
+    if path.exists():
+        kept.append(path)
+        return keys.fingerprint(keys.load_hpke_key(path).public_key())
+    public = keys.create_hpke_key(path)
+    created += [path, keys.public_path(path)]
+    return keys.fingerprint(public)
