@@ -1,0 +1,80 @@
+"""Every measurement at the smallest size, and how its figures become the tables of the README."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import report
+from benchmarks.__main__ import HERE, MEASUREMENTS, keep, main, measured
+from benchmarks.measure import Spread
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of what the program rewrites."""
+    shutil.copy(HERE / "README.md", tmp_path)
+    return tmp_path
+
+
+def taken(name: str, folder: Path) -> dict[str, Any]:
+    """Measure *name*, keep it in *folder*; return its figures."""
+    document = measured(name, "tiny")
+    keep(document, folder)
+    assert json.loads((folder / f"results/{name}.json").read_text()) == document
+    assert report.section(name, document) in (folder / "README.md").read_text()
+    return dict(document["figures"])
+
+
+def test_codec(folder: Path) -> None:
+    figures = taken("codec", folder)
+    assert {"isal", "portable"} >= set(figures["implementations"]) >= {"portable"}
+    for implementation in figures["implementations"].values():
+        assert implementation["encode_mb_s"]["low"] > 0
+        assert [row["loss"] for row in implementation["recover"]] == [0, 0.005, 0.01, 0.02, 0.05]
+        assert implementation["recover"][0]["symbols_restored"] == 0
+        assert implementation["recover"][-1]["symbols_restored"] > 0
+    assert 0 < figures["aead"]["seal_us"]["median"] < 1000
+
+
+def test_pipeline(folder: Path) -> None:
+    rows = taken("pipeline", folder)["rows"]
+    assert [row["whole"] for row in rows] == [row["runs"] for row in rows]
+    assert all(0.1 < row["wire_overhead"] < 1.5 for row in rows)
+
+
+def test_memory(folder: Path) -> None:
+    (row,) = taken("memory", folder)["rows"]
+    assert set(row["peak_mb"]) == {"fetch", "transmit", "capture", "publish"}
+    assert all(20 < peak < 300 for peak in row["peak_mb"].values())
+
+
+def test_what_cannot_be_measured_says_why() -> None:
+    document = {"figures": {"skipped": "the one-way lab needs root"}}
+    assert report.section("peers", document) == "Not measured: the one-way lab needs root."
+
+
+def test_the_readme_has_a_place_for_every_measurement_and_keeps_the_rest() -> None:
+    readme = (HERE / "README.md").read_text()
+    for name in MEASUREMENTS:
+        once = report.replaced(readme, name, "| a |")
+        assert report.replaced(once, name, "| a |") == once
+        assert f"<!-- {name}: begin -->\n| a |\n<!-- {name}: end -->" in once
+        assert readme.partition(f"<!-- {name}")[0] == once.partition(f"<!-- {name}")[0]
+    with pytest.raises(ValueError, match="no markers <!-- other: begin -->"):
+        report.replaced(readme, "other", "")
+
+
+def test_a_spread_is_the_median_with_both_ends() -> None:
+    assert Spread.of([5.0, 1.0, 2.0]) == Spread(2.0, 1.0, 5.0, 3)
+
+
+def test_an_unknown_measurement_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["speed"])
+    assert ended.value.code == 2
+    assert "'speed' is no measurement" in capsys.readouterr().err

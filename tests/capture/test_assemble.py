@@ -1,0 +1,154 @@
+"""The threads between receive loop and disk: full disks, bounded queues, figures for status."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from protocol.beacon import Newest
+from protocol.incoming import IncomingObject
+from receiver import assemble
+from receiver.assemble import Assembler, ObjectTaken
+from receiver.journal import ReceiverJournal
+from receiver.ledger import Ledger
+from tests.capture.rig import Cargo, Mouth, Side, Wire, digest_of, end, rss_bytes, some_bytes, wait_for
+
+Start = Callable[[], "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def tiny(side: Side) -> Iterator[Path]:
+    """The side's state on a file system of 8 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a small tmpfs")
+    side.state.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(side.state)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("cannot mount a tmpfs here")
+    yield side.state
+    subprocess.run(["umount", "-l", str(side.state)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    path = folder / "ballast"
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4_096))
+        except OSError:
+            pass
+    return path
+
+
+def test_a_full_disk_is_waited_for_and_nothing_received_is_lost(
+    side: Side, tiny: Path, start: Start, mouth: Mouth
+) -> None:
+    process = start()
+    small, large = some_bytes(40_000, 1), some_bytes(3_000_000, 2)
+    wire = Wire(side)
+    mouth.say(wire.idle(0.2))
+    wait_for(lambda: side.events("session_joined"))
+    wait_for(lambda: side.journal().counters().get("datagrams"))
+    ballast = fill(tiny)
+    mouth.say(wire.send([Cargo(small), Cargo(large)]))  # once: what is lost now would be missing
+    wait_for(lambda: side.events("disk_failed"))
+    time.sleep(0.3)
+    assert process.poll() is None, side.told()
+    assert rss_bytes(process) < 300 << 20
+    ballast.unlink()
+    wait_for(lambda: side.spool.size(digest_of(small)) and side.spool.size(digest_of(large)), 20)
+    side.spool.verify(digest_of(large))
+    wait_for(lambda: not side.partials())
+    assert end(process)[0] == 0
+    journal = ReceiverJournal(tiny / "journal.sqlite")
+    assert journal.counters()["datagrams"] == journal.live()["capture"][0]["datagrams"]
+    journal.close()
+
+
+def test_with_the_disk_full_it_still_ends_when_told_to(side: Side, tiny: Path, start: Start, mouth: Mouth) -> None:
+    process = start()
+    wire = Wire(side)
+    mouth.say(wire.idle(0.2))
+    wait_for(lambda: side.events("session_joined"))
+    fill(tiny)
+    mouth.say(wire.send([Cargo(some_bytes(3_000_000))]))
+    wait_for(lambda: side.events("disk_failed"))
+    _, seconds = end(process)
+    assert seconds < 8
+
+
+@pytest.fixture
+def assembler(side: Side) -> Iterator[Assembler]:
+    side.state.mkdir()
+    made = Assembler(side.spool, side.state / "partial", side.state / "journal.sqlite", side.trusted, 1 << 30)
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_whole_objects_in_memory_wait_within_a_bound(assembler: Assembler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assemble, "WAITING_BYTES_MAX", 100_000)
+    most = 0
+    for number in range(40):
+        cargo = Cargo(some_bytes(30_000, number))
+        assembler._from_memory(IncomingObject(cargo.entry(), b"s"), cargo.coded)
+        most = max(most, assembler._waiting_bytes)
+    assert most <= 100_000
+    wait_for(lambda: len(assembler.results) == 40)
+    assert all(isinstance(result, ObjectTaken) for result in assembler.results)
+    assert assembler._waiting_bytes == 0
+    assert not assembler._taking
+
+
+def test_the_ledger_keeps_only_the_newest_while_the_journal_is_locked(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    journal = ReceiverJournal(path)
+    journal.note_capture(None, {"datagrams": 100}, {}, 1.0)
+    ledger = Ledger(path)
+    ledger.start()
+    ledger.publish({"n": 0}, {"datagrams": 5, "lost": 3})
+    wait_for(lambda: journal.counters() == {"datagrams": 105, "lost": 3})
+    locker = sqlite3.connect(path, isolation_level=None)
+    locker.execute("BEGIN IMMEDIATE")
+    begun = time.monotonic()
+    for number in range(1, 5_000):
+        ledger.publish({"n": number}, {"datagrams": 5 + number, "lost": 2})
+        ledger.heard([Newest("default", number, "sha256:" + "a" * 64, 0)], 1.0)
+    assert time.monotonic() - begun < 1, "nobody waits for the lock"
+    locker.execute("ROLLBACK")
+    ledger.stop()
+    assert not ledger.alive
+    assert journal.counters() == {"datagrams": 100 + 5 + 4_999, "lost": 2}, "a late datagram is no longer lost"
+    assert journal.live()["capture"][0] == {"n": 4_999}
+    assert journal.heard()["default"][0] == 4_999
+    journal.close()
+
+
+def test_thousands_of_small_objects_come_through_in_one_pass() -> None:
+    """On a file system in memory, so that the figures are ours and not the disk's."""
+    folder = Path("/dev/shm")
+    if not os.access(folder, os.W_OK):
+        pytest.skip("no /dev/shm")
+    side = Side(folder / f"checkvalve-{os.getpid()}")
+    process = None
+    try:
+        process, mouth = side.start(), Mouth(side)
+        cargo = [Cargo(b"small object %d " % number * 8) for number in range(2_000)]
+        mouth.say(Wire(side).send(cargo))
+        mouth.close()
+        wait_for(lambda: len(list(side.spool.digests())) == len(cargo), 30)
+        assert side.partials() == []
+        assert rss_bytes(process) < 300 << 20
+        assert end(process)[0] == 0
+    finally:
+        if process is not None and process.poll() is None:
+            process.kill()
+            process.wait()
+        shutil.rmtree(side.folder)

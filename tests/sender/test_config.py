@@ -1,0 +1,108 @@
+"""sender.yaml: what each mistake looks like to the person who made it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.errors import UserError
+from runtime.settings import load_settings
+from sender import setup
+from sender.config import SenderSettings
+from tests.sender.conftest import Site
+
+
+def refusal(site: Site, **top: Any) -> str:
+    site.write(**top)
+    with pytest.raises(UserError) as caught:
+        site.settings()
+    assert caught.value.exit_code == 2
+    return str(caught.value).removeprefix(f"{site.config}:1: ")
+
+
+LINK = {"to": "127.0.0.1:9", "rate": "1Gbit"}
+
+
+@pytest.mark.parametrize(
+    ("top", "line"),
+    [
+        ({"stat": "x"}, "stat: unknown key; did you mean state?"),
+        ({"link": LINK | {"rat": 1}}, "link.rat: unknown key; did you mean rate?"),
+        ({"link": LINK | {"rate": "10G"}}, "link.rate: '10G' is not a rate; give e.g. 1Gbit or 800Mbit"),
+        (
+            {"link": LINK | {"to": "10.0.0.1"}},
+            "link.to: '10.0.0.1' is not host:port; give e.g. 10.0.0.1:4000 or [::1]:4000",
+        ),
+        ({"link": LINK | {"mtu": 100}}, "link.mtu: 100 is too small; give at least 624"),
+        ({"link": {"to": "127.0.0.1:9"}}, "link.rate: is missing; add this key"),
+        ({"link": LINK | {"repair": 10}}, "link.repair: 10 is not a ratio; give e.g. 0.1 or 10%"),
+        (
+            {"collection": "Team A"},
+            "collection: 'Team A' is not a name; give 1 to 64 of a-z 0-9 . _ - that begin and end with a letter or "
+            "digit",
+        ),
+        ({"receivers": []}, "receivers: [] has too few items; give at least 1"),
+        ({"receivers": "x.pem"}, "receivers: 'x.pem' is not a list; start each item with '- '"),
+        ({"repeats": {"passes": "two"}}, "repeats.passes: 'two' is not a whole number"),
+        ({"fetch": {"interval": "often"}}, "fetch.interval: 'often' is not a duration; give e.g. 10ms, 5s or 1h"),
+        (
+            {"fetch": {"foreign_layers": "maybe"}},
+            "fetch.foreign_layers: 'maybe' is not allowed; give 'leave' or 'fetch'",
+        ),
+        (
+            {"fetch": {"registries": {"my registry": {}}}},
+            "fetch.registries: registry 'my registry': expected a host name or address, optionally with a port, such "
+            "as registry.example:5000 or [fd00::1]:5000",
+        ),
+        (
+            {"fetch": {"registries": {"a.example": {"plainhttp": True}}}},
+            "fetch.registries.a.example.plainhttp: unknown key; did you mean plain_http?",
+        ),
+        (
+            {"logs": {"level": "loud"}},
+            "logs.level: 'loud' is not allowed; give 'debug', 'info', 'warning' or 'error'",
+        ),
+    ],
+)
+def test_a_fault_is_one_line(site: Site, top: dict[str, Any], line: str) -> None:
+    assert refusal(site, **top) == line
+
+
+def test_hosts_are_spelt_as_in_references(site: Site) -> None:
+    site.registries.update({"Registry.Example:5000": {"plain_http": True}, "index.docker.io": {}})
+    site.write()
+    assert set(site.settings().fetch.registries) == {"registry.example:5000", "docker.io"}
+
+
+def test_the_environment_wins(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.write()
+    monkeypatch.setenv("CHECKVALVE_SENDER__LINK__RATE", "5Mbit")
+    assert site.settings().link.rate == 5_000_000
+
+
+def test_what_init_writes_is_valid_also_with_every_key_in_use(tmp_path: Path) -> None:
+    setup.make(tmp_path, to="10.0.0.1:4000", rate="2.5Gbit", receivers=[])
+    path = tmp_path / "sender.yaml"
+    settings = load_settings(path, SenderSettings)
+    assert (str(settings.link.to), settings.link.rate) == ("10.0.0.1:4000", 2_500_000_000)
+    assert settings.receivers == [tmp_path / "keys" / "receiver.pub"]
+    lines = []
+    for line in path.read_text().splitlines()[2:]:
+        lines.append(line.replace("# ", "", 1) if line.lstrip().startswith("# ") else line)
+    path.write_text("\n".join(lines))
+    full = load_settings(path, SenderSettings)
+    assert full.fetch.registries["registry.example:5000"].ca == tmp_path / "ca.pem"
+    # what the comments call the default is the default
+    ignore = {"fetch": {"registries", "docker_config"}, "link": {"interface"}}
+    assert full.model_dump(exclude=ignore) == settings.model_dump(exclude=ignore)
+    dumped = json.loads(full.model_dump_json())
+    unsaid = [
+        f"{section}.{key}"
+        for section in ("link", "repeats", "fetch", "logs")
+        for key in dumped[section]
+        if f" {key}:" not in path.read_text()
+    ]
+    assert unsaid == []

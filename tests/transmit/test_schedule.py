@@ -1,0 +1,164 @@
+"""Order, spacing and completeness of passes, without clock or journal."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import replace
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocol.geometry import LinkProfile
+from protocol.objects import Kind
+from sender.journal import QueuedObject
+from sender.schedule import Schedule
+from tests.transmit.rig import queued
+
+PROFILE = LinkProfile(1424, k=20, m=2, depth=2, outage=0)
+BIG = 3 * 20 * 2 * 1424  # three blocks
+
+
+def schedule(spacing: float = 1.0) -> Schedule:
+    return Schedule(PROFILE.geometry, spacing)
+
+
+def drain(plan: Schedule, now: float = 0.0) -> list[int]:
+    ids = []
+    while (step := plan.next_block(now)) is not None:
+        ids.append(step[0].id)
+        if step[2]:
+            plan.pass_ended(step[0], now)
+    return ids
+
+
+def test_releases_come_first_then_the_order_of_queueing() -> None:
+    plan = schedule()
+    plan.refresh([queued(3), queued(1), queued(9, kind=Kind.RELEASE), queued(2)])
+    assert drain(plan) == [9, 1, 2, 3]
+
+
+def test_a_repeated_release_does_not_wait_for_content_with_fewer_passes() -> None:
+    plan = schedule()
+    plan.refresh([queued(1), queued(2), queued(9, kind=Kind.RELEASE, passes_done=40)])
+    assert drain(plan) == [9, 1, 2]
+
+
+def test_a_release_goes_between_two_blocks_of_a_large_object() -> None:
+    plan = schedule()
+    plan.refresh([queued(1, BIG)])
+    first = plan.next_block(0)
+    plan.refresh([queued(1, BIG), queued(9, kind=Kind.RELEASE)])
+    assert first is not None
+    steps = [plan.next_block(0) for _ in range(3)]
+    assert [(step[0].id, step[1].sbn) for step in steps if step] == [(9, 0), (1, 1), (1, 2)]
+    assert steps[2] is not None
+    assert steps[2][2]
+    assert plan.next_block(0) is None
+
+
+def test_objects_with_fewer_passes_come_first() -> None:
+    plan = schedule()
+    plan.refresh([queued(1, passes_done=2), queued(2, passes_done=1), queued(3)])
+    assert drain(plan) == [3, 2, 1]
+
+
+def test_passes_of_one_object_are_spaced_from_the_end_of_the_one_before() -> None:
+    plan = schedule(spacing=1.0)
+    one = queued(1, BIG, passes_left=2)
+    plan.refresh([one])
+    assert [plan.next_block(0)[2] for _ in range(3)] == [False, False, True]  # type: ignore[index]
+    assert plan.next_block(100) is None, "its first pass is still on the wire"
+    plan.pass_ended(one, 100)
+    plan.refresh([replace(one, passes_left=1, passes_done=1)])
+    assert plan.next_block(100.9) is None
+    assert plan.next_block(101.0) is not None
+
+
+def test_refreshing_again_and_again_changes_nothing() -> None:
+    rows = [queued(1, BIG, passes_left=2), queued(2), queued(3, kind=Kind.RELEASE)]
+    once, often = schedule(), schedule()
+    once.refresh(rows)
+    steps = []
+    for _ in range(20):
+        often.refresh(rows)
+        step = often.next_block(0)
+        if step is not None:
+            steps.append((step[0].id, step[1].sbn))
+    assert steps == [(3, 0), (1, 0), (1, 1), (1, 2), (2, 0)]
+    assert drain(once) == [3, 1, 1, 1, 2]
+
+
+def test_a_restart_goes_on_where_the_passes_stopped() -> None:
+    plan = schedule(0)
+    plan.refresh([queued(1, passes_left=1, passes_done=2), queued(2, passes_left=3)])
+    assert Counter(drain(plan)) == {1: 1, 2: 1}
+    plan.refresh([queued(2, passes_left=2, passes_done=1)])
+    assert drain(plan) == [2]
+
+
+def test_an_abandoned_object_is_not_handed_out_and_its_id_may_be_used_again() -> None:
+    plan = schedule()
+    plan.refresh([queued(1, BIG), queued(2)])
+    assert plan.next_block(0) is not None
+    plan.abandon(queued(1, BIG))
+    assert drain(plan) == [2]
+    assert plan.empty
+    plan.refresh([queued(1, 500)])  # another object: the journal gave the id away again
+    assert drain(plan) == [1]
+
+
+def test_what_left_the_queue_is_forgotten() -> None:
+    plan = schedule()
+    for object_id in range(1, 500):
+        plan.refresh([queued(object_id)])
+        drain(plan)
+    assert len(plan._begun) == len(plan._ready_at) == 1
+
+
+def test_upcoming_names_what_goes_then_what_waits() -> None:
+    plan = schedule()
+    plan.refresh([queued(1, BIG), queued(2), queued(3)])
+    plan.next_block(0)
+    assert [row.id for row in plan.upcoming(2)] == [1, 2]
+    assert [row.id for row in plan.upcoming(9)] == [1, 2, 3]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32))
+def test_every_pass_of_every_object_is_handed_out_exactly_once_whatever_the_refresh_timing(seed: int) -> None:
+    random = Random(seed)
+    rows = {
+        object_id: queued(
+            object_id,
+            random.choice([10, 5_000, BIG]),
+            kind=random.choice([Kind.BLOB, Kind.RELEASE]),
+            passes_left=random.randint(1, 4),
+            passes_done=random.randint(0, 3),
+        )
+        for object_id in range(1, random.randint(2, 7))
+    }
+    passes = {each: row.passes_left for each, row in rows.items()}
+    late = {each for each in rows if random.random() < 0.3}  # queued by fetch only after a while
+    plan = schedule(random.choice([0.0, 0.5]))
+    blocks: dict[int, list[int]] = defaultdict(list)
+    finished: list[QueuedObject] = []
+    now = 0.0
+    while any(row.passes_left for row in rows.values()):
+        now += 0.1
+        assert now < 1_000, "stuck"
+        if finished and random.random() < 0.5:  # the journal hears of it some time later
+            row = rows[finished.pop(0).id]
+            rows[row.id] = replace(row, passes_left=row.passes_left - 1, passes_done=row.passes_done + 1)
+        if random.random() < 0.3:
+            late = late if now < 2 else set()
+            plan.refresh([row for row in rows.values() if row.passes_left and row.id not in late])
+        step = plan.next_block(now)
+        if step is not None:
+            blocks[step[0].id].append(step[1].sbn)
+            if step[2]:
+                plan.pass_ended(step[0], now)
+                finished.append(step[0])
+    for object_id, wanted in passes.items():
+        count = PROFILE.geometry(rows[object_id].coded_size).blocks
+        assert blocks[object_id] == list(range(count)) * wanted
