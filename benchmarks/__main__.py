@@ -1,0 +1,101 @@
+"""``python -m benchmarks``: runs the measurements, writes benchmarks/results/ and the tables of benchmarks/README.md.
+
+``--quick`` (or BENCH=quick) takes under three minutes and only prints: its figures are too few to keep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import bursts, codec, goodput, memory, peers, pipeline, registry, report, sizes
+from benchmarks.measure import machine
+from tests.support.processes import ROOT
+
+HERE: Final = Path(__file__).parent
+_MODES: Final = ("full", "quick", "tiny")
+MEASUREMENTS: Final[dict[str, Callable[[str], dict[str, Any]]]] = {
+    "codec": lambda mode: codec.measure(_of(mode, codec.FULL, codec.QUICK, codec.TINY)),
+    "pipeline": lambda mode: pipeline.measure(_of(mode, pipeline.FULL, pipeline.QUICK, pipeline.TINY)),
+    "goodput": lambda mode: goodput.measure(_of(mode, goodput.FULL, goodput.QUICK, goodput.TINY)),
+    "bursts": lambda mode: bursts.measure(_of(mode, bursts.FULL, bursts.QUICK, bursts.TINY)),
+    "peers": lambda mode: peers.measure(_of(mode, peers.FULL, peers.QUICK, peers.TINY)),
+    "registry": lambda mode: registry.measure(_of(mode, registry.FULL, registry.QUICK, registry.TINY)),
+    "sizes": lambda mode: sizes.measure(_of(mode, sizes.FULL, sizes.QUICK, sizes.TINY)),
+    "memory": lambda mode: memory.measure(_of(mode, memory.FULL, memory.QUICK, memory.TINY)),
+}
+
+
+def _of(mode: str, *efforts: Any) -> Any:
+    return efforts[_MODES.index(mode)]
+
+
+def measured(name: str, mode: str) -> dict[str, Any]:
+    """Run one measurement; return its figures with where, when and how they were taken."""
+    here, start = machine(), time.monotonic()
+    figures = MEASUREMENTS[name](mode)
+    return {
+        "measurement": name,
+        "mode": mode,
+        "command": f"python -m benchmarks {name}",
+        "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "seconds": round(time.monotonic() - start, 1),
+        "machine": here,
+        "figures": figures,
+    }
+
+
+def keep(document: dict[str, Any], folder: Path) -> None:
+    """Write the figures to results/ in *folder* and their table into its README.md."""
+    name = document["measurement"]
+    results = folder / "results"
+    results.mkdir(exist_ok=True)
+    (results / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    readme = folder / "README.md"
+    readme.write_text(report.replaced(readme.read_text(), name, report.section(name, document)))
+
+
+def draw(results: Path) -> None:
+    """Draw the plots of *results* anew, by matplotlib in the peers' environment; say so where that is missing."""
+    python = ROOT / ".venv-bench/bin/python"
+    if not python.exists():
+        print("no plots: matplotlib is not installed (run: benchmarks/make-venv)", flush=True)
+        return
+    subprocess.run([python, HERE / "plots.py", results], check=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what was asked for; return 0, or 1 if a measurement could not be taken."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    known = ", ".join(MEASUREMENTS)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {known}; default: all")
+    default = os.environ.get("BENCH", "full")
+    parser.add_argument("--mode", choices=_MODES, default=default, help="tiny: only whether it runs")
+    parser.add_argument("--quick", action="store_const", const="quick", dest="mode", help="short, prints only")
+    given = parser.parse_args(arguments)
+    if unknown := [name for name in given.names if name not in MEASUREMENTS]:
+        parser.error(f"{unknown[0]!r} is no measurement; there are {known}")
+    if given.mode not in _MODES:
+        parser.error(f"BENCH={given.mode}: give {', '.join(_MODES)}")
+    skipped = 0
+    for name in given.names or MEASUREMENTS:
+        print(f"# {name}", flush=True)
+        document = measured(name, given.mode)
+        print(report.section(name, document), end="\n\n", flush=True)
+        skipped += "skipped" in document["figures"]
+        if given.mode == "full" and "skipped" not in document["figures"]:
+            keep(document, HERE)
+            draw(HERE / "results")
+    return 1 if skipped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
