@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,10 @@ def sealed(*args: object, signer: Ed25519PrivateKey = SIGNER) -> Cargo:
     return Cargo(seal_release(payload_of(release(*args)), signer), kind=Kind.RELEASE)  # type: ignore[arg-type]
 
 
+def flipped(cargo: Cargo) -> Cargo:
+    return replace(cargo, coded=cargo.coded[:-1] + bytes([cargo.coded[-1] ^ 1]))
+
+
 both = pytest.mark.parametrize("from_file", [False, True], ids=["memory", "file"])
 
 
@@ -144,7 +149,7 @@ def wrong(content: bytes = b"content", **changes: object) -> Cargo:
         (Cargo(pack([(digest_of(b"a"), b"a"), (digest_of(b"b"), b"X")]), kind=Kind.BATCH), Drop.BAD_BATCH),
         (Cargo(b"junk", kind=Kind.RELEASE), Drop.BAD_RELEASE),
         (sealed(signer=Ed25519PrivateKey.generate()), Drop.RELEASE_UNTRUSTED),
-        (Cargo(sealed().coded[:-1] + b"\0", kind=Kind.RELEASE), Drop.RELEASE_UNTRUSTED),
+        (flipped(sealed()), Drop.RELEASE_UNTRUSTED),
         (sealed(1, None, "../../etc/cron.d/x"), Drop.BAD_RELEASE),
         (sealed(1, None, "/abs/olute"), Drop.BAD_RELEASE),
         (sealed(1, None, "docker.io/a/../b"), Drop.BAD_RELEASE),
