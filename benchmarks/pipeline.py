@@ -121,7 +121,9 @@ class _Crossing:
             if self._encoder.wants_block and self._encoder.may_start(self._entry.toi):
                 shape = geometry.block(sbn)
                 buffer.memory[: shape.size] = self._content[shape.offset : shape.offset + shape.size]
+                start = time.perf_counter()
                 self._encoder.load(OutgoingBlock(self._entry, shape, buffer))
+                self._encode += time.perf_counter() - start
                 sbn += 1
             start = time.perf_counter()
             count = self._encoder.next_burst(self._view, now)

@@ -1,4 +1,4 @@
-"""One source block on its way out: symbols row by row, repair computed a codeword at a time while source leaves."""
+"""One source block on its way out: its repair symbols are computed, then its symbols handed out row by row."""
 
 from __future__ import annotations
 
@@ -9,22 +9,50 @@ from protocol.geometry import BlockShape
 from protocol.objects import ObjectEntry
 
 
-class OutgoingBlock:
-    """Walks a block in wire order. *buffer* holds its content from symbol 0; padding and repair come here."""
+class BlockEncoder:
+    """Adds to a block what its content lacks: zeros up to the last codeword's end, and the repair symbols.
 
-    def __init__(
-        self, entry: ObjectEntry, shape: BlockShape, buffer: BlockBuffer, backend: str | None = None
-    ) -> None:
-        if buffer.symbol_bytes != entry.geometry.symbol_bytes or len(buffer.symbols) < block_symbols(shape):
+    *buffer* holds the content from symbol 0; a codeword is encoded once it is there, best while it is in the cache.
+    """
+
+    def __init__(self, shape: BlockShape, buffer: BlockBuffer, backend: str | None = None) -> None:
+        if len(buffer.symbols) < block_symbols(shape):
             raise ProtocolMisuse("the buffer does not fit the block")
-        self.entry = entry
         self.shape = shape
         self.buffer = buffer
+        self.encoded = 0  # codewords whose repair symbols are in the buffer
         self._code = erasure_code(shape.k, shape.m, backend)
         end = source_symbols(shape) * buffer.symbol_bytes
         buffer.memory[shape.size : end] = bytes(end - shape.size)
+
+    def codeword(self, column: int) -> tuple[int, int]:
+        """Return where the content of codeword *column* begins and ends in the block (bytes)."""
+        size = self.shape.k * self.buffer.symbol_bytes
+        return min(column * size, self.shape.size), min((column + 1) * size, self.shape.size)
+
+    def encode_until(self, codewords: int) -> None:
+        """Compute the repair symbols of the first *codewords* codewords, as far as they are not there yet."""
+        shape, memory, unit = self.shape, self.buffer.memory, self.buffer.symbol_bytes
+        size, repair_size = shape.k * unit, shape.m * unit
+        for column in range(self.encoded, codewords):
+            at = source_symbols(shape) * unit + column * repair_size
+            self._code.encode_into(memory[column * size : (column + 1) * size], memory[at : at + repair_size])
+            self.encoded = column + 1
+
+
+class OutgoingBlock:
+    """Walks a block in wire order. Codewords that *encoded* (of the same block) has not done are encoded here."""
+
+    def __init__(
+        self, entry: ObjectEntry, shape: BlockShape, buffer: BlockBuffer, encoded: BlockEncoder | None = None
+    ) -> None:
+        if buffer.symbol_bytes != entry.geometry.symbol_bytes:
+            raise ProtocolMisuse("the buffer does not fit the object")
+        self.entry = entry
+        self.shape = shape
+        self.buffer = buffer
+        (encoded or BlockEncoder(shape, buffer)).encode_until(shape.depth)
         self._repair_at = source_symbols(shape)
-        self._encoded = 0  # codewords whose repair symbols are in the buffer
         self._row = 0
         self._column = 0
 
@@ -47,20 +75,9 @@ class OutgoingBlock:
             if row < shape.k:
                 symbols += source[first * shape.k + row : (last - 1) * shape.k + row + 1 : shape.k]
             else:
-                self._encode_until(shape.depth)
                 begin = self._repair_at + row - shape.k
                 symbols += source[begin + first * shape.m : begin + (last - 1) * shape.m + 1 : shape.m]
             rows += [row] * (last - first)
             columns += range(first, last)
             self._row, self._column = (row + 1, 0) if last == width else (row, last)
-        if self._row < shape.k:  # spread the encoding evenly over the source rows
-            self._encode_until(shape.depth * self._row // shape.k)
         return rows, columns, symbols
-
-    def _encode_until(self, codewords: int) -> None:
-        shape, memory, unit = self.shape, self.buffer.memory, self.buffer.symbol_bytes
-        size, repair_size = shape.k * unit, shape.m * unit
-        for column in range(self._encoded, codewords):
-            at = self._repair_at * unit + column * repair_size
-            self._code.encode_into(memory[column * size : (column + 1) * size], memory[at : at + repair_size])
-        self._encoded = max(self._encoded, codewords)

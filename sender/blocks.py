@@ -1,4 +1,7 @@
-"""Reads source blocks ahead of the wire, into reused buffers, in a thread of its own. Order is the caller's."""
+"""Reads and encodes source blocks ahead of the wire, into reused buffers, in a thread. Order is the caller's.
+
+A codeword is encoded right after it was read, while it is in the cache; both leave the interpreter to others.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from protocol.buffers import BlockBuffer, BufferPool, block_symbols
 from protocol.errors import ProtocolMisuse
 from protocol.geometry import BlockShape
 from protocol.limits import BLOCK_BYTES_MAX
+from protocol.outgoing import BlockEncoder
 from sender.journal import QueuedObject
 
 BUFFERS: Final = 3  # one on the wire, one ready, one being read
@@ -28,12 +32,17 @@ class BlockUnreadable(Exception):
 
 @dataclass(slots=True)
 class ReadyBlock:
-    """A source block in memory."""
+    """A source block in memory; once peek returns it, with its repair symbols."""
 
     queued: QueuedObject
     shape: BlockShape
     last: bool  # of its object's pass
-    buffer: BlockBuffer
+    encoded: BlockEncoder
+
+    @property
+    def buffer(self) -> BlockBuffer:
+        """Where it is."""
+        return self.encoded.buffer
 
 
 class BlockReader:
@@ -56,7 +65,7 @@ class BlockReader:
         buffer = self._pool.take(block_symbols(shape), self._symbol_bytes)
         if buffer is None:
             raise ProtocolMisuse("no buffer is free")
-        block = ReadyBlock(queued, shape, last, buffer)
+        block = ReadyBlock(queued, shape, last, BlockEncoder(shape, buffer))
         self._ahead.append((block, self._executor.submit(self._read, block)))
 
     def objects(self) -> list[QueuedObject]:
@@ -100,16 +109,23 @@ class BlockReader:
         if self._file is None or self._file[0] != path:
             self._close_file()
             self._file = (path, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        at, end = 0, block.shape.size
         try:
-            while at < end:
-                count = os.preadv(self._file[1], [block.buffer.memory[at:end]], block.shape.offset + at)
-                if count == 0:
-                    raise OSError(f"{path}: ends at {block.shape.offset + at} of {block.queued.coded_size} bytes")
-                at += count
+            for column in range(block.shape.depth):
+                self._fill(block, *block.encoded.codeword(column))
+                block.encoded.encode_until(column + 1)
         except OSError:
             self._close_file()  # whatever is put at this path next must be opened anew
             raise
+
+    def _fill(self, block: ReadyBlock, at: int, end: int) -> None:
+        """Read bytes *at* to *end* of the block into their place."""
+        assert self._file is not None
+        path, descriptor = self._file
+        while at < end:
+            count = os.preadv(descriptor, [block.buffer.memory[at:end]], block.shape.offset + at)
+            if count == 0:
+                raise OSError(f"{path}: ends at {block.shape.offset + at} of {block.queued.coded_size} bytes")
+            at += count
 
     def _close_file(self) -> None:
         if self._file is not None:

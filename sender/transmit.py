@@ -242,7 +242,7 @@ class _Transmitter:
             return
         self._reader.pop()
         self._on_wire = block
-        self._encoder.load(OutgoingBlock(entry, block.shape, block.buffer))
+        self._encoder.load(OutgoingBlock(entry, block.shape, block.buffer, block.encoded))
 
     def _rotate(self, now: float) -> None:
         try:

@@ -17,7 +17,7 @@ from protocol.geometry import Geometry
 from protocol.incoming import IncomingBlock
 from protocol.limits import BUFFERS_MAX
 from protocol.objects import Coding, Kind, ObjectEntry
-from protocol.outgoing import OutgoingBlock
+from protocol.outgoing import BlockEncoder, OutgoingBlock
 from protocol.ranges import RangeSet
 from protocol.trust import Remembered, TrustedSenders
 from protocol.wire import BurstView, datagrams_per_burst
@@ -124,7 +124,7 @@ def bursts_of(
             while not encoder.may_start(entry.toi):
                 if not burst():
                     now += 0.001
-            encoder.load(OutgoingBlock(entry, shape, buffer, backend))
+            encoder.load(OutgoingBlock(entry, shape, buffer, BlockEncoder(shape, buffer, backend)))
             while not encoder.wants_block:
                 assert burst()
     return bursts
