@@ -32,17 +32,22 @@ class RangeSet:
         at = bisect_right(self._starts, start) - 1
         return start >= end or (at >= 0 and self._ends[at] >= end)
 
-    def missing(self, size: int) -> Iterator[tuple[int, int]]:
-        """Yield the gaps of [0, size)."""
-        at = 0
-        for start, end in self:
-            if start >= size:
+    def missing(self, end: int, start: int = 0) -> Iterator[tuple[int, int]]:
+        """Yield the gaps of [start, end)."""
+        at = start
+        for here, until in self:
+            if here >= end:
                 break
-            if start > at:
-                yield at, start
-            at = end
-        if at < size:
-            yield at, size
+            if here > at:
+                yield at, here
+            at = max(at, until)
+        if at < end:
+            yield at, end
+
+    @property
+    def beginning(self) -> int:
+        """How far the set reaches from 0 without a gap."""
+        return self._ends[0] if self._starts and self._starts[0] == 0 else 0
 
     @property
     def total(self) -> int:

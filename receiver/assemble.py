@@ -1,8 +1,8 @@
 """Finished blocks to disk: restore what was lost, write it in place, make it durable, then say so in the journal.
 
 Runs in threads of its own, so that the receive loop never waits for the processor-heavy restoring, the disk or the
-journal. One thread writes blocks; another takes whole objects in (intake.py). Objects of a single block go to the
-intake from memory and never touch the partial folder.
+journal. One thread writes blocks; another takes whole objects in (intake.py); a third hashes what has been written
+(digests.py). Objects of a single block go to the intake from memory and never touch the partial folder.
 
     capture ──blocks──▶ writer thread ──whole objects──▶ intake thread
        ◀── buffers and results ──┴───────────────────────────┘
@@ -36,6 +36,7 @@ from protocol.incoming import IncomingBlock, IncomingObject
 from protocol.objects import Kind, ObjectEntry
 from protocol.ranges import RangeSet
 from protocol.trust import TrustedSenders
+from receiver.digests import RunningDigests
 from receiver.intake import Accepted, Intake, Interrupted
 from receiver.journal import ReceiverJournal
 from receiver.partials import entry_of, partial_of, recover
@@ -125,12 +126,13 @@ class Assembler:
         self._open: dict[str, _Open] = {}
         self._unsynced_bytes = 0
         self._due_sync = 0.0
+        self._digests = RunningDigests()
         self._stopping = threading.Event()
         self._give_up_at = float("inf")
         self.failed: BaseException | None = None
         self._threads = [
             threading.Thread(target=self._guarded, args=(run,), name=run.__name__, daemon=True)
-            for run in (self._write_loop, self._intake_loop)
+            for run in (self._write_loop, self._intake_loop, self._digests.follow)
         ]
 
     def start(self) -> dict[str, RangeSet]:
@@ -169,6 +171,8 @@ class Assembler:
         self._threads[0].join()
         self._whole.put(None)
         self._threads[1].join()
+        self._digests.stop()
+        self._threads[2].join()
 
     def path(self, entry: ObjectEntry) -> Path:
         """Return the partial file of an object."""
@@ -235,6 +239,7 @@ class Assembler:
         if opened is not None:
             for start, end in ranges:
                 opened.have.add(start, end)
+            self._digests.advance(entry.coded_digest, self.path(entry), opened.have.beginning)
         self.results.append(BlockWritten(block, tuple(ranges)))
         if opened is not None and opened.have.covers(0, entry.geometry.size):
             self._sync(journal)
@@ -264,10 +269,12 @@ class Assembler:
         if not self._unsynced_bytes:
             self._due_sync = time.monotonic() + SYNC_S
         opened.unsynced = True
-        while piece:
-            count = os.pwrite(opened.descriptor, piece, offset)
-            piece, offset = piece[count:], offset + count
-            self._unsynced_bytes += count
+        for start, end in opened.have.missing(offset + len(piece), offset):  # finished bytes may be hashed already
+            at = start
+            while at < end:
+                count = os.pwrite(opened.descriptor, piece[at - offset : end - offset], at)
+                at += count
+                self._unsynced_bytes += count
 
     def _open_partial(self, entry: ObjectEntry, journal: ReceiverJournal) -> _Open:
         if len(self._open) >= OPEN_FILES_MAX:
@@ -279,6 +286,7 @@ class Assembler:
         try:
             if os.fstat(descriptor).st_size != entry.geometry.size:  # new, or no more what the journal speaks of
                 have = RangeSet()
+                self._digests.forget(entry.coded_digest)
                 journal.save_ranges([(entry.coded_digest, [])], time.time())
                 os.ftruncate(descriptor, entry.geometry.size)
             sync_folder(self.partial)
@@ -298,6 +306,7 @@ class Assembler:
             if digest == entry.coded_digest or digest in self._taking:
                 continue
             self._close(digest)
+            self._digests.forget(digest)
             journal.close_partial(digest)
             self.path(entry_of(partial)).unlink(missing_ok=True)
             self.results.append(PartialForgotten(digest))
@@ -314,14 +323,21 @@ class Assembler:
     def _sync(self, journal: ReceiverJournal) -> None:
         """Bytes first, then the journal's word that they are there."""
         dirty = [(digest, opened) for digest, opened in self._open.items() if opened.unsynced]
-        for _, opened in dirty:
-            self._patiently(lambda opened=opened: os.fdatasync(opened.descriptor))  # type: ignore[misc]
+        for digest, opened in dirty:
+            self._patiently(lambda digest=digest, opened=opened: self._sync_file(digest, opened.descriptor))  # type: ignore[misc]
         if dirty:
             finished = [(digest, list(opened.have)) for digest, opened in dirty]
             self._patiently(lambda: journal.save_ranges(finished, time.time()))
         for _, opened in dirty:
             opened.unsynced = False
         self._unsynced_bytes = 0
+
+    def _sync_file(self, coded_digest: str, descriptor: int) -> None:
+        try:
+            os.fdatasync(descriptor)
+        except OSError:  # what was hashed from memory may never have reached the disk: hash it anew
+            self._digests.forget(coded_digest)
+            raise
 
     def _patiently(self, action: Callable[[], _T]) -> _T:
         """Retry while disk or journal fail: what was received is not thrown away for want of room."""
@@ -375,9 +391,10 @@ class Assembler:
     ) -> None:
         """Take one object in; without a journal (in a writer thread) one that has no partial file."""
         entry = owner.entry
+        head = self._digests.take(entry.coded_digest) if isinstance(coded, Path) else None
         result: Result
         try:
-            result = ObjectTaken(owner, self._patiently(lambda: intake.take(entry, coded)))
+            result = ObjectTaken(owner, self._patiently(lambda: intake.take(entry, coded, head)))
         except WireError as error:
             result = ObjectRefused(owner, error.drop, error.detail)
         except Interrupted:

@@ -25,6 +25,7 @@ from protocol.errors import WireError
 from protocol.objects import Coding, Kind, ObjectEntry
 from protocol.release import SignedRelease, check_order, open_release
 from protocol.trust import ReleaseMark, TrustedSenders
+from receiver.digests import Head
 from receiver.journal import ReceiverJournal
 
 _READ_BYTES: Final = 1024 * 1024
@@ -72,16 +73,17 @@ class Intake:
         self._now = now
         self._marks = {row.collection: ReleaseMark(row.sequence, row.digest) for row in journal.newest_releases()}
 
-    def take(self, entry: ObjectEntry, coded: Path | bytes) -> Accepted:
+    def take(self, entry: ObjectEntry, coded: Path | bytes, head: Head | None = None) -> Accepted:
         """Accept an object from a file or from memory; WireError with the drop reason.
 
+        *head* is the digest of the coded bytes as far as it is known already, and is used up.
         OSError or StorageFull if the disk fails, sqlite3.OperationalError if the journal does; the call may be
         repeated then, whatever it had done. Interrupted. A file that becomes a blob as it is gets renamed into the
         spool; otherwise it is left for the caller.
         """
         if entry.kind is Kind.BLOB and self._spool.size(entry.digest) is not None:
             return Accepted(entry, 0)
-        self._check_coded(entry, coded)
+        self._check_coded(entry, coded, head or Head())
         if entry.kind is Kind.BLOB:
             return self._blob(entry, coded)
         content = b"".join(self._decoded(entry, coded))
@@ -93,12 +95,14 @@ class Intake:
         self._journal.note_unpacked(entry.digest, self._now())
         return accepted
 
-    def _check_coded(self, entry: ObjectEntry, coded: Path | bytes) -> None:
+    def _check_coded(self, entry: ObjectEntry, coded: Path | bytes, head: Head) -> None:
         try:
-            found = _digest_of("sha256:", self._chunks(coded))
+            for piece in self._chunks(coded, head.size):
+                head.state.update(piece)
+                head.size += len(piece)  # the call may be repeated with what is left
         except FileNotFoundError:  # somebody tidied up behind our back: it has to come again
             raise WireError(Drop.CODED_DIGEST_MISMATCH, f"{coded!s} is gone") from None
-        if found != entry.coded_digest:
+        if f"sha256:{head.state.hexdigest()}" != entry.coded_digest:
             raise WireError(Drop.CODED_DIGEST_MISMATCH, f"object {entry.digest}")
 
     def _blob(self, entry: ObjectEntry, coded: Path | bytes) -> Accepted:
@@ -146,11 +150,12 @@ class Intake:
         chunks = self._chunks(coded)
         return decompress(chunks, entry.content_size) if entry.coding is Coding.ZSTD else chunks
 
-    def _chunks(self, coded: Path | bytes) -> Iterator[bytes]:
+    def _chunks(self, coded: Path | bytes, start: int = 0) -> Iterator[bytes]:
         if isinstance(coded, bytes):
-            yield coded
+            yield coded[start:]
             return
         with coded.open("rb") as file:
+            file.seek(start)
             while piece := file.read(_READ_BYTES):
                 if self._interrupted():
                     raise Interrupted

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from protocol.beacon import Newest
-from protocol.incoming import IncomingObject
+from protocol.buffers import BlockBuffer, whole_symbols
+from protocol.incoming import IncomingBlock, IncomingObject
 from receiver import assemble
-from receiver.assemble import Assembler, ObjectTaken
+from receiver.assemble import Assembler, BlockWritten, ObjectTaken
 from receiver.journal import ReceiverJournal
 from receiver.ledger import Ledger
 from tests.capture.rig import Cargo, Mouth, Side, Wire, digest_of, end, rss_bytes, some_bytes, wait_for
@@ -105,6 +106,35 @@ def test_whole_objects_in_memory_wait_within_a_bound(assembler: Assembler, monke
     assert all(isinstance(result, ObjectTaken) for result in assembler.results)
     assert assembler._waiting_bytes == 0
     assert not assembler._taking
+
+
+def complete(owner: IncomingObject, sbn: int, content: bytes) -> IncomingBlock:
+    """A block as the decoder hands it over when nothing was lost."""
+    geometry = owner.entry.geometry
+    block = IncomingBlock(owner, sbn, BlockBuffer(whole_symbols(geometry), geometry.symbol_bytes))
+    block.buffer.memory[: len(content)] = content
+    for place in range(block.shape.symbols):
+        block.mark(place, place // block.shape.k)
+    assert block.complete
+    return block
+
+
+def test_finished_bytes_are_never_written_again(assembler: Assembler) -> None:
+    """They are hashed behind the writer: what comes later in their place would go unseen."""
+    cargo = Cargo(some_bytes(3_000_000))
+    owner = IncomingObject(cargo.entry(), b"s")
+    shapes = [owner.entry.geometry.block(sbn) for sbn in range(owner.entry.geometry.blocks)]
+    assert len(shapes) > 2
+    contents = [cargo.coded[shape.offset : shape.offset + shape.size] for shape in shapes]
+    for sbn, content in enumerate(contents[:-1]):
+        assert not assembler.put(complete(owner, sbn, content))
+    digest = cargo.entry().coded_digest
+    wait_for(lambda: assembler._digests._runs[digest].head.size == shapes[-1].offset)
+    assembler.put(complete(owner, 0, bytes(shapes[0].size)))
+    assembler.put(complete(owner, len(shapes) - 1, contents[-1]))
+    wait_for(lambda: any(isinstance(result, ObjectTaken) for result in assembler.results))
+    assert sum(isinstance(result, BlockWritten) for result in assembler.results) == len(shapes) + 1
+    assembler.spool.verify(digest)
 
 
 def test_the_ledger_keeps_only_the_newest_while_the_journal_is_locked(tmp_path: Path) -> None:
