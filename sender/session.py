@@ -17,6 +17,7 @@ from protocol.trust import key_id
 from sender.journal import QueuedObject
 
 TABLE_DATAGRAMS_PER_COPY: Final = 200  # at most one table datagram among so many
+LEAD_IN_S: Final = 0.02  # between the copies of what a receiver must know first: an outage swallows one at most
 SESSION_DATAGRAMS_MAX: Final = 1 << 27  # half of AES-GCM's confidentiality limit for 2 KiB packets (RFC 9001, B.1)
 
 
@@ -48,7 +49,10 @@ class Session:
             self.parameters,
             session_key,
             build(self.parameters, wrapped, signer),
-            cadence=Cadence(table=max(0.02, TABLE_DATAGRAMS_PER_COPY / datagrams_per_second)),
+            cadence=Cadence(
+                table=max(0.02, TABLE_DATAGRAMS_PER_COPY / datagrams_per_second),
+                lead_in=max(LEAD_IN_S, 1.5 * profile.outage / datagrams_per_second),
+            ),
             clock_ms=lambda at: int((unix_now + at - now) * 1000),
         )
         self._entries: dict[tuple[str, str], ObjectEntry] = {}  # by digest and coded digest
