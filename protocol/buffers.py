@@ -29,31 +29,39 @@ class BufferPool:
         self._free: list[BlockBuffer] = []
         self._lent = 0
         self._bytes = 0  # of all buffers, lent and free
+        self._lent_bytes = self._last = 0  # of the lent ones; of the one lent last
 
     def take(self, symbols: int, symbol_bytes: int) -> BlockBuffer | None:
         """Return a buffer of at least that many symbols, contents undefined; None if there is no room for one."""
         for index, buffer in enumerate(self._free):
             if buffer.symbol_bytes == symbol_bytes and symbols <= len(buffer.symbols) <= 2 * symbols:
-                self._lent += 1
+                self._note_lent(buffer)
                 return self._free.pop(index)
         size = symbols * symbol_bytes
         while self._free and (self._lent + len(self._free) >= self._most or self._bytes + size > self._bytes_max):
             self._bytes -= len(self._free.pop(0).memory)
         if self._lent >= self._most or (self._lent and self._bytes + size > self._bytes_max):
             return None
-        self._lent += 1
         self._bytes += size
-        return BlockBuffer(symbols, symbol_bytes)
+        buffer = BlockBuffer(symbols, symbol_bytes)
+        self._note_lent(buffer)
+        return buffer
 
     @property
     def exhausted(self) -> bool:
-        """Whether *most* buffers are lent."""
-        return self._lent >= self._most
+        """Whether there is no room for another buffer like the last one."""
+        return self._lent >= self._most or self._lent_bytes + self._last > self._bytes_max
 
     def give_back(self, buffer: BlockBuffer) -> None:
         """Return a lent buffer."""
         self._lent -= 1
+        self._lent_bytes -= len(buffer.memory)
         self._free.append(buffer)
+
+    def _note_lent(self, buffer: BlockBuffer) -> None:
+        self._lent += 1
+        self._last = len(buffer.memory)
+        self._lent_bytes += self._last
 
 
 def source_symbols(shape: BlockShape) -> int:

@@ -250,6 +250,11 @@ class Decoder:
         return events
 
     @property
+    def out_of_buffers(self) -> bool:
+        """Whether the next block would find no buffer (NO_BUFFER) until one is given back."""
+        return self._pool.exhausted
+
+    @property
     def lost(self) -> int:
         """Datagrams that sessions sent and this receiver did not get, by gaps in packet numbers."""
         return self.counters.lost + sum(session.lost for session in self._sessions.values())

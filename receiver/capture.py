@@ -3,9 +3,10 @@
     diode ═▶ link.py ─▶ protocol.Decoder ─▶ assemble.py (threads) ─▶ intake.py ─▶ spool, journal
                    └─▶ ledger.py (thread) ─▶ journal: counters, beacons, what status shows
 
-The loop here only receives, decodes and hands over; it waits for no disk and no lock, but for the epoch of a new
-session, which has to be on disk before anything of that session counts. Needs no network but its socket, and no
-registry credentials.
+The loop here only receives, decodes and hands over. It waits for no disk and no lock, with two exceptions: the epoch
+of a new session has to be on disk before anything of that session counts; and while every block buffer is on its way
+to disk, the kernel's buffer may hold what arrives for ROOM_S. Needs no network but its socket, and no registry
+credentials.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ LIVE_S: Final = 0.5
 SWITCH_INTERVAL_S: Final = 0.000_5  # the socket's loop gets the interpreter back this soon from other threads
 BURSTS_PER_TURN: Final = 64  # between looks at the clock
 RETRY_S: Final = 2.0
+ROOM_S: Final = 0.05  # without a single buffer coming back; then what arrives is dropped by name
 REFUSED_MAX: Final = 4_096
 PATROL: Final = 64  # objects looked after at each LIVE_S
 STRANGERS: Final = {
@@ -119,6 +121,7 @@ class _Capture:
         self._sessions: dict[bytes, bytes] = {}  # sender -> session id
         self._closed: dict[bytes, float] = {}  # session id -> when its sender said that all was sent (Unix s)
         self._told: set[Drop] = set()
+        self._patient = True  # whether waiting for a block buffer is worth it
         self._stop: StopFlag | None = None
         self._session: dict[str, Any] | None = None
         self._last_datagram = self._last_beacon = 0.0
@@ -168,7 +171,19 @@ class _Capture:
                 self._handle(event)
             if results:  # small objects use up the block buffers within a turn
                 self._results()
+            if self._patient and self._decoder.out_of_buffers:
+                self._wait_for_room()
         self._last_datagram = time.time()
+
+    def _wait_for_room(self) -> None:
+        """Let the threads write and the kernel hold what arrives, until a buffer is back or they seem stuck."""
+        until = time.monotonic() + ROOM_S
+        while self._decoder.out_of_buffers:
+            if time.monotonic() >= until:
+                self._patient = False
+                return
+            time.sleep(0.001)
+            self._results()
 
     # --- what the decoder says -------------------------------------------------------------------------------------
 
@@ -275,6 +290,7 @@ class _Capture:
     def _written(self, result: BlockWritten) -> None:
         block, owner = result.block, result.block.owner
         self._decoder.give_back(block)
+        self._patient = True
         if result.whole:
             return
         for start, end in result.ranges:

@@ -129,7 +129,8 @@ def test_finished_bytes_are_never_written_again(assembler: Assembler) -> None:
     for sbn, content in enumerate(contents[:-1]):
         assert not assembler.put(complete(owner, sbn, content))
     digest = cargo.entry().coded_digest
-    wait_for(lambda: assembler._digests._runs[digest].head.size == shapes[-1].offset)
+    runs = assembler._digests._runs
+    wait_for(lambda: digest in runs and runs[digest].head.size == shapes[-1].offset)
     assembler.put(complete(owner, 0, bytes(shapes[0].size)))
     assembler.put(complete(owner, len(shapes) - 1, contents[-1]))
     wait_for(lambda: any(isinstance(result, ObjectTaken) for result in assembler.results))
