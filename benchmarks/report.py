@@ -108,5 +108,6 @@ _RENDERERS: Final[dict[str, Callable[[Figures], str]]] = {
     "goodput": report_links.peers,
     "registry": report_costs.registry,
     "sizes": report_costs.sizes,
+    "pacing": report_costs.pacing,
     "memory": _memory,
 }

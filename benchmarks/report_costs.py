@@ -1,4 +1,4 @@
-"""Tables of what crossing costs: registry to registry, and by size."""
+"""Tables of what crossing costs: registry to registry, by size, and by rate."""
 
 from __future__ import annotations
 
@@ -42,6 +42,20 @@ def sizes(figures: dict[str, Any]) -> str:
     ]  # fmt: skip
     note = f"Link at {figures['rate_mbit']} Mbit/s, MTU {figures['mtu']}, no loss; CPU includes starting and ending."
     return f"{note}\n\n{table(head, rows)}"
+
+
+def pacing(figures: dict[str, Any]) -> str:
+    """A row for each rate, and idling."""
+    rows = [
+        [
+            f"{row['rate_mbit']:,}", spread(row["mbit_s"], 1), f"{row['worst_percent']:+.2f} %",
+            f"{100 * row['core_share']:.0f} %",
+        ]
+        for row in figures["rows"]
+    ]  # fmt: skip
+    rows.append(["nothing queued", "beacons", "-", f"{100 * figures['idle_core_share']:.1f} %"])
+    head = ["link.rate, Mbit/s", "sent, Mbit/s", "worst window", "of a core"]
+    return f"Windows of {figures['window_s']:g} s, MTU {figures['mtu']}.\n\n{table(head, rows)}"
 
 
 def _bytes(size: float) -> str:

@@ -128,6 +128,19 @@ def test_losing_cases_are_shown() -> None:
     assert "Not measured: flute: not installed." in text
 
 
+@pytest.mark.lab
+def test_pacing_is_read_off_the_interface() -> None:
+    document = measured("pacing", "tiny")
+    figures = document["figures"]
+    if "skipped" in figures:
+        pytest.skip(figures["skipped"])
+    (row,) = figures["rows"]
+    assert 50 < row["mbit_s"]["median"] < 150
+    assert 0 < row["core_share"] < 2
+    assert 0 <= figures["idle_core_share"] < 1
+    assert "| 100 |" in report.section("pacing", document)
+
+
 def test_plots_are_drawn_from_results(tmp_path: Path) -> None:
     python = HERE.parent / ".venv-bench/bin/python"
     if not python.exists():
