@@ -57,7 +57,7 @@ class SendCounters:
 
 
 class Encoder:
-    """One lane of one session. *session_key* is the 32 random bytes wrapped in *announcement*."""
+    """One lane of one session; lane 0 has the beacons. *session_key* (32 bytes) is what *announcement* wraps."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class Encoder:
 
     def next_time(self) -> float:
         """Return when control traffic is due next (seconds, same clock as *now*)."""
-        due = min(self._due_announcement, self._due_beacon)
+        due = self._due_announcement if self._lane else min(self._due_announcement, self._due_beacon)
         return min(due, self._due_table) if self._upcoming else due
 
     # --- inside ----------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ class Encoder:
             self._control += [(Type.ANNOUNCEMENT, datagram) for datagram in self._fragments]
             if leading:  # a receiver that joins by any of these learns all at once
                 self._due_beacon = self._due_table = now
-        if now >= self._due_beacon:
+        if self._lane == 0 and now >= self._due_beacon:  # one lane's numbers order them
             self._due_beacon = now + (cadence.closing if self.closing else cadence.beacon)
             self._control.append((Type.BEACON, self._beacon(now)))
         if self._upcoming and now >= self._due_table:

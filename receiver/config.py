@@ -23,8 +23,14 @@ class Listen(Section):
     on: HostPort
     receive_buffer: Size = 32 * 2**20
     silence_alarm: Duration = 30.0
+    lanes: Annotated[int, Field(ge=1, le=16)] = 1
     gro: Literal["auto", "mmsg", "off"] = "auto"
     rate: Rate | None = None  # what the diode carries: only doctor asks
+
+    @model_validator(mode="after")
+    def _ports(self) -> Listen:
+        self.on.check_lanes(self.lanes, "on")
+        return self
 
 
 class Limits(Section):

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import signal
+from collections.abc import Iterable
 from types import FrameType
 from typing import Self
 
@@ -47,11 +48,12 @@ class StopFlag:
         with contextlib.suppress(BlockingIOError):
             os.write(self._write, b"\0")
 
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Sleep until the stop or ``timeout_s``; True if it is time to stop."""
+    def wait(self, timeout_s: float | None = None, readable: Iterable[int] = ()) -> bool:
+        """Sleep until the stop, ``timeout_s`` or a descriptor that is ``readable``; True if it is time to stop."""
         if not self._set:
             poll = select.poll()  # one for each call: several threads may wait
-            poll.register(self._read, select.POLLIN)
+            for descriptor in (self._read, *readable):
+                poll.register(descriptor, select.POLLIN)
             poll.poll(None if timeout_s is None else max(timeout_s, 0.0) * 1000)
         return self._set
 

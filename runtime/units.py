@@ -31,6 +31,7 @@ _SIZES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**
 }
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _PERCENT_MAX = 1000.0
+PORT_MAX = 65535
 
 
 def parse_rate(value: object) -> int:
@@ -113,14 +114,24 @@ class HostPort:
         if match is None:
             raise ValueError(hint)
         port = int(match[3])
-        if port > 65535:
-            raise ValueError(f"{value!r} has port {port}; give one from 0 to 65535")
+        if port > PORT_MAX:
+            raise ValueError(f"{value!r} has port {port}; give one from 0 to {PORT_MAX}")
         return cls(match[1] or match[2], port)
 
     @property
     def family(self) -> socket.AddressFamily:
         """``AF_INET6`` for an IPv6 address, else ``AF_INET``."""
         return socket.AF_INET6 if ":" in self.host else socket.AF_INET
+
+    def lane(self, number: int) -> HostPort:
+        """The place of a further lane: the port that is *number* higher."""
+        return HostPort(self.host, self.port + number)
+
+    def check_lanes(self, lanes: int, key: str) -> None:
+        """ValueError if *lanes* ports from this one on do not exist; *key* names the setting."""
+        most = PORT_MAX + 1 - lanes
+        if lanes > 1 and not 0 < self.port <= most:
+            raise ValueError(f"{key}: {self} leaves no ports for {lanes} lanes, one each; give port 1 to {most}")
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -16,27 +16,35 @@ from protocol.buffers import BlockBuffer, BufferPool, block_symbols
 from protocol.errors import ProtocolMisuse
 from protocol.geometry import BlockShape
 from protocol.limits import BLOCK_BYTES_MAX
+from protocol.objects import ObjectEntry
 from protocol.outgoing import BlockEncoder
-from sender.journal import QueuedObject
 
 BUFFERS: Final = 3  # one on the wire, one ready, one being read
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Order:
+    """A block to be sent: where its object's coded bytes are, and what the session calls it."""
+
+    object_id: int  # of the journal
+    path: Path
+    entry: ObjectEntry
+    shape: BlockShape
 
 
 class BlockUnreadable(Exception):
     """The coded bytes of an object are gone, short or cannot be read; ``str()`` says why."""
 
-    def __init__(self, queued: QueuedObject, reason: str) -> None:
+    def __init__(self, order: Order, reason: str) -> None:
         super().__init__(reason)
-        self.queued = queued
+        self.order = order
 
 
 @dataclass(slots=True)
 class ReadyBlock:
     """A source block in memory; once peek returns it, with its repair symbols."""
 
-    queued: QueuedObject
-    shape: BlockShape
-    last: bool  # of its object's pass
+    order: Order
     encoded: BlockEncoder
 
     @property
@@ -60,17 +68,17 @@ class BlockReader:
         """Whether :meth:`start` has a buffer to read into."""
         return not self._pool.exhausted
 
-    def start(self, queued: QueuedObject, shape: BlockShape, last: bool) -> None:
+    def start(self, order: Order) -> None:
         """Begin to read a block; only while has_room."""
-        buffer = self._pool.take(block_symbols(shape), self._symbol_bytes)
+        buffer = self._pool.take(block_symbols(order.shape), self._symbol_bytes)
         if buffer is None:
             raise ProtocolMisuse("no buffer is free")
-        block = ReadyBlock(queued, shape, last, BlockEncoder(shape, buffer))
+        block = ReadyBlock(order, BlockEncoder(order.shape, buffer))
         self._ahead.append((block, self._executor.submit(self._read, block)))
 
-    def objects(self) -> list[QueuedObject]:
-        """Return the object of each block ahead, in order."""
-        return [block.queued for block, _ in self._ahead]
+    def orders(self) -> list[Order]:
+        """Return the blocks ahead, in order."""
+        return [block.order for block, _ in self._ahead]
 
     def peek(self) -> ReadyBlock | None:
         """Return the next block if it has been read; BlockUnreadable (once) if it could not be."""
@@ -81,7 +89,7 @@ class BlockReader:
         if error is not None:
             self._ahead.popleft()
             self._pool.give_back(block.buffer)
-            raise BlockUnreadable(block.queued, str(error))
+            raise BlockUnreadable(block.order, str(error))
         return block
 
     def pop(self) -> None:
@@ -92,12 +100,14 @@ class BlockReader:
         """Return the buffer of a block that has left."""
         self._pool.give_back(buffer)
 
-    def drop(self, queued_id: int) -> None:
-        """Forget the blocks ahead of one object."""
-        for block, future in [pair for pair in self._ahead if pair[0].queued.id == queued_id]:
+    def drop(self, object_id: int) -> list[Order]:
+        """Forget the blocks ahead of one object; return them."""
+        dropped = [pair for pair in self._ahead if pair[0].order.object_id == object_id]
+        for block, future in dropped:
             future.exception()  # waits for a read in progress
             self._ahead.remove((block, future))
             self._pool.give_back(block.buffer)
+        return [block.order for block, _ in dropped]
 
     def close(self) -> None:
         """Stop reading."""
@@ -105,12 +115,12 @@ class BlockReader:
         self._close_file()
 
     def _read(self, block: ReadyBlock) -> None:
-        path = block.queued.path
+        path = block.order.path
         if self._file is None or self._file[0] != path:
             self._close_file()
             self._file = (path, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         try:
-            for column in range(block.shape.depth):
+            for column in range(block.order.shape.depth):
                 self._fill(block, *block.encoded.codeword(column))
                 block.encoded.encode_until(column + 1)
         except OSError:
@@ -120,11 +130,11 @@ class BlockReader:
     def _fill(self, block: ReadyBlock, at: int, end: int) -> None:
         """Read bytes *at* to *end* of the block into their place."""
         assert self._file is not None
-        path, descriptor = self._file
+        (path, descriptor), shape = self._file, block.order.shape
         while at < end:
-            count = os.preadv(descriptor, [block.buffer.memory[at:end]], block.shape.offset + at)
+            count = os.preadv(descriptor, [block.buffer.memory[at:end]], shape.offset + at)
             if count == 0:
-                raise OSError(f"{path}: ends at {block.shape.offset + at} of {block.queued.coded_size} bytes")
+                raise OSError(f"{path}: ends at {shape.offset + at} of {block.order.entry.geometry.size} bytes")
             at += count
 
     def _close_file(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from oci.errors import ReferenceError_
@@ -30,8 +30,19 @@ class Link(Section):
     repair: Ratio = 0.10
     outage: Duration = 0.010
     burst: Size = 128_000
+    lanes: Annotated[int, Field(ge=1, le=16)] = 1
     pacing: bool = True
     gso: Literal["auto", "mmsg", "off"] = "auto"
+
+    @model_validator(mode="after")
+    def _ports(self) -> Link:
+        self.to.check_lanes(self.lanes, "to")
+        return self
+
+    @property
+    def lane_rate(self) -> float:
+        """What each lane may take of the rate (bits per second)."""
+        return self.rate / self.lanes
 
 
 class Repeats(Section):

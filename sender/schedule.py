@@ -48,18 +48,17 @@ class Schedule:
         waiting.sort(key=lambda queued: (queued.kind != Kind.RELEASE, self._begun[queued.id], queued.id))
         self._waiting = waiting
 
-    def next_block(self, now: float) -> tuple[QueuedObject, BlockShape, bool] | None:
-        """Return the next object, its block, and whether that is its last; None when nothing may be sent at *now*."""
+    def next_block(self, now: float) -> tuple[QueuedObject, BlockShape] | None:
+        """Return the next object and its block; None when nothing may be sent at *now*."""
         self._begin(now)
         if not self._going:
             return None
         going = self._going[-1]
         shape = going.geometry.block(going.sbn)
         going.sbn += 1
-        last = going.sbn >= going.geometry.blocks
-        if last:
+        if going.sbn >= going.geometry.blocks:
             self._going.pop()
-        return going.queued, shape, last
+        return going.queued, shape
 
     def _begin(self, now: float) -> None:
         """Begin the next pass if none is going, or if a release may interrupt the one that is."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,8 +22,32 @@ LEAD_IN_S: Final = 0.02  # between the copies of what a receiver must know first
 SESSION_DATAGRAMS_MAX: Final = 1 << 27  # half of AES-GCM's confidentiality limit for 2 KiB packets (RFC 9001, B.1)
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What each lane has to know to seal datagrams of a session."""
+
+    parameters: SessionParameters
+    session_key: bytes = field(repr=False)
+    announcement: bytes
+    cadence: Cadence
+
+    def encoder(self, lane: int, clock_ms: Callable[[float], int] = lambda now: 0) -> Encoder:
+        """Return the encoder of one lane; only lane 0's needs the clock (Unix milliseconds at a monotonic time)."""
+        return Encoder(
+            self.parameters,
+            self.session_key,
+            self.announcement,
+            lane=lane,
+            cadence=self.cadence,
+            clock_ms=clock_ms,
+        )
+
+
 class Session:
-    """One epoch of this sender: its encoder, and the TOIs it has given out."""
+    """One epoch of this sender: lane 0's encoder, and the TOIs it has given out.
+
+    *datagrams_per_second* and *profile* are those of a lane.
+    """
 
     def __init__(
         self,
@@ -35,26 +60,29 @@ class Session:
         datagrams_per_second: float,
         now: float,
         unix_now: float,
+        lanes: int = 1,
     ) -> None:
         """Draw the session's randomness and open it. *epoch* must be on disk already (DESIGN §5.4)."""
         self.profile = profile
-        self.parameters = SessionParameters(epoch, secrets.token_bytes(16), datagram_bytes, int(unix_now * 1000))
+        session_id, created_ms = secrets.token_bytes(16), int(unix_now * 1000)
+        self.parameters = SessionParameters(epoch, session_id, datagram_bytes, created_ms, lanes)
         session_key = secrets.token_bytes(SESSION_KEY_BYTES)
         sender = key_id(signer.public_key())
         wrapped = {
             key_id(receiver): wrap_session_key(session_key, receiver, sender, self.parameters)
             for receiver in receivers
         }
-        self.encoder = Encoder(
+        self.opening = Opening(
             self.parameters,
             session_key,
             build(self.parameters, wrapped, signer),
-            cadence=Cadence(
+            Cadence(
                 table=max(0.02, TABLE_DATAGRAMS_PER_COPY / datagrams_per_second),
                 lead_in=max(LEAD_IN_S, 1.5 * profile.outage / datagrams_per_second),
             ),
-            clock_ms=lambda at: int((unix_now + at - now) * 1000),
         )
+        self.encoder = self.opening.encoder(0, lambda at: int((unix_now + at - now) * 1000))
+        self.sealed_elsewhere = 0  # datagrams of further lanes, under the same key
         self._entries: dict[tuple[str, str], ObjectEntry] = {}  # by digest and coded digest
         self._tois: dict[str, int] = {}  # by content digest
 
@@ -82,4 +110,4 @@ class Session:
     @property
     def worn(self) -> bool:
         """Whether so much was sealed under one key that a new session is due."""
-        return self.encoder.counters.datagrams >= SESSION_DATAGRAMS_MAX
+        return self.encoder.counters.datagrams + self.sealed_elsewhere >= SESSION_DATAGRAMS_MAX

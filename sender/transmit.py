@@ -1,8 +1,9 @@
 """The transmit role: signs releases, opens a session and keeps the wire busy at the link's rate.
 
-    journal ─▶ releases.py ─▶ schedule.py ─▶ blocks.py ─▶ protocol.Encoder ─▶ pacing.py ─▶ link.py ═▶ diode
+    journal ─▶ releases.py ─▶ schedule.py ─▶ dispatch.py ─▶ lane.py ═▶ diode
+                                                       └──▶ far_lane.py ─▶ lane_process.py ═▶ diode
 
-One thread drives the wire; a second reads blocks ahead. The journal is looked at a few times a second, in short
+One thread decides what goes next and drives lane 0. The journal is looked at a few times a second, in short
 transactions; while it is locked or its disk is full, the wire goes on with what is known. Holds the signing key;
 needs no network but the diode's.
 """
@@ -22,18 +23,18 @@ from protocol.beacon import Newest
 from protocol.encoder import Encoder
 from protocol.geometry import LinkProfile, profile_for_link
 from protocol.objects import Kind
-from protocol.outgoing import OutgoingBlock
-from protocol.wire import BurstView, datagrams_per_burst, symbol_bytes
+from protocol.wire import symbol_bytes
 from runtime import keys, logs, notify
 from runtime.durable import remove_leftovers
 from runtime.signals import StopFlag
 from sender.alone import alone
-from sender.blocks import BlockReader, BlockUnreadable, ReadyBlock
 from sender.config import SenderSettings
-from sender.journal import QueuedObject, ReleaseRow, SenderJournal
+from sender.dispatch import Dispatch, Outcome
+from sender.far_lane import FarLane
+from sender.journal import ReleaseRow, SenderJournal
+from sender.lane import Lane
 from sender.link import Link
 from sender.outbox import RETRY_S, Outbox
-from sender.pacing import Pacer
 from sender.releases import desired_contents, queue_release, sign_proposals
 from sender.schedule import Schedule
 from sender.session import Session
@@ -42,10 +43,8 @@ HOUSEKEEPING_S: Final = 0.2
 LIVE_S: Final = 0.5
 CLOSING_S: Final = 1.0  # how long the end of a session is announced
 LOOKAHEAD_S: Final = 0.1  # of link time that the object table describes ahead
-UPCOMING_MIN: Final = 8
 IDLE_S: Final = 0.01
-NAP_S: Final = 0.05  # longer waits of the pacer listen for the stop
-LINK_RETRY_S: Final = 0.2
+LISTEN_S: Final = 0.002  # between looks at what further lanes say
 CAROUSEL_S: Final = 1.0  # between looks for something to repeat
 QUEUE_SHARE: Final = 0.05  # of the time, at most, goes into reading a long queue
 RELEASE_PASSES: Final = 3
@@ -65,9 +64,10 @@ def _run(settings: SenderSettings, once: bool, round_token: str | None) -> int:
     signer = keys.load_signing_key(settings.signing_key, created_by=SenderSettings.created_by)
     receivers = [keys.load_hpke_public(path, created_by="checkvalve-receiver init") for path in settings.receivers]
     journal = SenderJournal(settings.journal)
-    link = Link(settings.link.to, settings.link.mtu, gso=settings.link.gso, interface=settings.link.interface)
+    lane = Lane(settings.link)
+    link, datagrams_per_second = lane.link, _lane_datagrams_per_second(settings, lane.link)
     profile = link_profile(settings, link)
-    survived = profile.outage / _datagrams_per_second(settings, link)
+    survived = profile.outage / datagrams_per_second
     if survived < settings.link.outage * 0.99:
         log.warning(
             "outage_beyond_one_pass",
@@ -83,14 +83,16 @@ def _run(settings: SenderSettings, once: bool, round_token: str | None) -> int:
             receivers,
             profile,
             datagram_bytes=link.datagram_bytes,
-            datagrams_per_second=_datagrams_per_second(settings, link),
+            datagrams_per_second=datagrams_per_second,
             now=time.monotonic(),
             unix_now=time.time(),
+            lanes=settings.link.lanes,
         )
         log.info(
             "session_opened",
             epoch=session.parameters.epoch,
             to=str(settings.link.to),
+            lanes=settings.link.lanes,
             datagram_bytes=link.datagram_bytes,
             k=profile.k,
             m=profile.m,
@@ -101,7 +103,7 @@ def _run(settings: SenderSettings, once: bool, round_token: str | None) -> int:
         return session
 
     with StopFlag() as stop:
-        transmitter = _Transmitter(settings, journal, link, open_session, signer, once=once, round_token=round_token)
+        transmitter = _Transmitter(settings, journal, lane, open_session, signer, once=once, round_token=round_token)
         try:
             notify.ready()
             transmitter.run(stop)
@@ -111,17 +113,17 @@ def _run(settings: SenderSettings, once: bool, round_token: str | None) -> int:
 
 
 def link_profile(settings: SenderSettings, link: Link) -> LinkProfile:
-    """Return the geometry parameters for the configured link."""
+    """Return the geometry parameters for the configured link; an outage takes a lane's share from each lane."""
     return profile_for_link(
         symbol_bytes(link.datagram_bytes),
-        _datagrams_per_second(settings, link),
+        _lane_datagrams_per_second(settings, link),
         settings.link.repair,
         settings.link.outage,
     )
 
 
-def _datagrams_per_second(settings: SenderSettings, link: Link) -> float:
-    return settings.link.rate / 8 / (link.datagram_bytes + link.header_bytes)
+def _lane_datagrams_per_second(settings: SenderSettings, link: Link) -> float:
+    return settings.link.lane_rate / 8 / (link.datagram_bytes + link.header_bytes)
 
 
 class _Transmitter:
@@ -131,7 +133,7 @@ class _Transmitter:
         self,
         settings: SenderSettings,
         journal: SenderJournal,
-        link: Link,
+        lane: Lane,
         open_session: Callable[[], Session],
         signer: Ed25519PrivateKey,
         *,
@@ -141,20 +143,17 @@ class _Transmitter:
         self._signer = signer
         self._settings = settings
         self._journal = journal
-        self._link = link
+        self._lane = lane
+        lane.on_down = lambda: self._tell_live(time.monotonic(), "link down")
+        self._far: list[FarLane] = []
+        self._lanes: list[Lane | FarLane] = [lane]
         self._open_session = open_session
         self._session = open_session()
         journal.be_brief()
         self._schedule = Schedule(self._session.profile.geometry, settings.repeats.spacing)
-        self._reader = BlockReader(self._session.profile.symbol_bytes)
         self._once = once
         self._round = round_token
-        wire_bytes = link.datagram_bytes + link.header_bytes
-        count = max(1, min(datagrams_per_burst(link.datagram_bytes), settings.link.burst // 2 // wire_bytes))
-        self._view = BurstView(memoryview(bytearray(count * link.datagram_bytes)), link.datagram_bytes, count)
-        self._pacer = Pacer(settings.link.rate, settings.link.burst, count * wire_bytes)
-        self._on_wire: ReadyBlock | None = None
-        self._lookahead_bytes = settings.link.rate / 8 * LOOKAHEAD_S
+        self._dispatch = Dispatch(self._schedule, settings.link.rate / 8 * LOOKAHEAD_S)
         self._newest: list[ReleaseRow] = []
         self._release_digests: dict[str, str] = {}  # collection -> content digest of its release object
         self._proposals_seen: object = None
@@ -162,151 +161,104 @@ class _Transmitter:
         self._desired_of: object = None  # what the set was made from
         self._outbox = Outbox()
         self._due_housekeeping = self._due_live = self._due_queue = self._due_carousel = float("-inf")
+        self._due_listen = self._due_renewal = float("-inf")
         self._due_release = time.monotonic() + settings.repeats.release_every
         self._closing_until: float | None = None
         self._started = time.time()
         self._objects_sent = 0
-        self._content_bytes = self._content_datagrams = 0  # of blobs and batches; all else is control traffic
-        self._wire_bytes = self._datagrams = 0
         self._queued: dict[str, int] = {}
         self._rate_mark = (time.monotonic(), 0)
 
     def run(self, stop: StopFlag) -> None:
         """Drive the wire until stopped, or until the closing of a ``once`` run has been announced."""
+        for number in range(1, self._settings.link.lanes):
+            self._far.append(FarLane(self._settings, number))
+            self._lanes.append(self._far[-1])
+        self._open_lanes()
         while not stop.is_set():
             now = time.monotonic()
             if now >= self._due_housekeeping:
                 self._housekeeping(now)
                 if self._closing_until is not None and now >= self._closing_until:
                     break
+            if self._far and now >= self._due_listen:
+                self._due_listen = now + LISTEN_S
+                for far in self._far:
+                    far.listen()
             self._feed(now)
-            count = self._encoder.next_burst(self._view, now)
-            if count == 0:
-                stop.wait(min(IDLE_S, max(0.0, self._encoder.next_time() - now)) or IDLE_S)
-                continue
-            if not self._send(count, stop):
-                break
-            if self._encoder.wants_block and self._on_wire is not None:
-                self._block_left(self._on_wire)
+            sent = self._lane.turn(now, stop)
+            outcome = self._dispatch.collect(now)
+            if outcome is not None:
+                self._learn(outcome)
+            if not sent:
+                idle = min(IDLE_S, max(0.0, self._lane.next_time() - now)) or IDLE_S
+                stop.wait(idle, [far.fileno() for far in self._far])
+                self._due_listen = now
         self._outbox.attempt(self._outbox.deliver)
         self._outbox.attempt(lambda: self._publish_live(time.monotonic(), "closed"))
 
     def close(self) -> None:
         """Free what the role holds."""
-        self._reader.close()
-        self._link.close()
+        for far in self._far:
+            far.close()
+        self._lane.close()
         self._journal.close()
 
-    # --- the wire ----------------------------------------------------------------------------------------------
+    # --- the lanes -----------------------------------------------------------------------------------------------
 
-    def _send(self, count: int, stop: StopFlag) -> bool:
-        """Send the burst when its time has come; False if told to stop while the interface was down."""
-        wire = count * (self._link.datagram_bytes + self._link.header_bytes)
-        if self._settings.link.pacing:
-            delay = self._pacer.delay(time.monotonic())
-            if delay > NAP_S:
-                stop.wait(delay)
-            elif delay > 0:
-                time.sleep(delay)
-        burst = self._view.buffer[: count * self._link.datagram_bytes]
-        while not self._link.send(burst):
-            self._tell_live(time.monotonic(), "link down")
-            if stop.wait(LINK_RETRY_S):
-                return False
-        self._pacer.sent(wire, time.monotonic())
-        self._wire_bytes += wire
-        self._datagrams += count
-        return True
+    def _open_lanes(self) -> None:
+        self._lane.open(self._session.opening, self._encoder)
+        for far in self._far:
+            far.open(self._session.opening)
+        self._dispatch.open(self._session, self._lanes)
 
     def _feed(self, now: float) -> None:
-        """Keep blocks being read, and load the next one into the encoder once its lead-in is over."""
-        while self._reader.has_room:
-            step = self._schedule.next_block(now)
-            if step is None:
-                break
-            self._reader.start(*step)
-            self._announce_objects()
-        if not self._encoder.wants_block:
-            return
-        try:
-            block = self._reader.peek()
-        except BlockUnreadable as error:
-            self._unreadable(error)
-            return
-        if block is None:
-            return
-        if self._session.worn and not self._encoder.closing:
-            self._rotate(now)
-        entry = self._session.entry_of(block.queued)
-        if not self._encoder.may_start(entry.toi):
-            return
-        self._reader.pop()
-        self._on_wire = block
-        self._encoder.load(OutgoingBlock(entry, block.shape, block.buffer, block.encoded))
+        """Keep the lanes busy; a new session waits until what they have has left."""
+        if self._far:
+            self._session.sealed_elsewhere = sum(far.sealed for far in self._far)
+        if self._session.worn and now >= self._due_renewal and not self._encoder.closing:
+            if self._dispatch.busy:
+                return
+            self._renew(now)
+        self._dispatch.feed(now)
 
-    def _rotate(self, now: float) -> None:
+    def _renew(self, now: float) -> None:
         try:
             self._session = self._open_session()
         except sqlite3.OperationalError as error:  # the old session has as much again to go before its limit
             log.error("session_not_renewed", error=str(error))
+            self._due_renewal = now + RETRY_S
             return
+        self._open_lanes()
         self._due_release = self._due_housekeeping = now  # every session carries the newest releases
         self._encoder.queued_bytes = self._queued.get("queued_bytes", 0)
-        self._announce_objects()
         self._set_newest()
 
-    def _block_left(self, block: ReadyBlock) -> None:
-        self._on_wire = None
-        self._reader.give_back(block.buffer)
-        queued = block.queued
-        if queued.kind != Kind.RELEASE:
-            self._content_bytes += block.shape.size
-            self._content_datagrams += block.shape.datagrams
-        if not block.last:
-            return
-        self._outbox.later(partial(self._journal.note_pass, queued.id, time.time()))
-        self._schedule.pass_ended(queued, time.monotonic())
-        self._objects_sent += 1
-        log.info(
-            "object_sent",
-            label=queued.label,
-            digest=queued.digest,
-            bytes=queued.coded_size,
-            passes=queued.passes_done + 1,
-        )
-        if self._idle:
+    def _learn(self, outcome: Outcome) -> None:
+        for queued in outcome.passes:
+            self._outbox.later(partial(self._journal.note_pass, queued.id, time.time()))
+            self._objects_sent += 1
+            log.info(
+                "object_sent",
+                label=queued.label,
+                digest=queued.digest,
+                bytes=queued.coded_size,
+                passes=queued.passes_done + 1,
+            )
+        if outcome.passes and self._idle:
             self._due_housekeeping = min(self._due_housekeeping, time.monotonic() + IDLE_S)
+        for queued, reason in outcome.unreadable:
+            log.error("object_unreadable", label=queued.label, path=str(queued.path), error=reason)
+            self._outbox.later(partial(self._journal.drop_object, queued.id))
+            if queued.kind == Kind.RELEASE:  # ours to make again
+                self._proposals_seen = None
+            self._desired_of = None
+            self._due_housekeeping = time.monotonic()
 
     @property
     def _idle(self) -> bool:
         """Whether all that is known to be queued has left."""
-        return self._on_wire is None and self._schedule.empty and not self._reader.objects()
-
-    def _unreadable(self, error: BlockUnreadable) -> None:
-        queued = error.queued
-        log.error("object_unreadable", label=queued.label, path=str(queued.path), error=str(error))
-        self._reader.drop(queued.id)
-        self._schedule.abandon(queued)
-        self._outbox.later(partial(self._journal.drop_object, queued.id))
-        if queued.kind == Kind.RELEASE:  # ours to make again
-            self._proposals_seen = None
-        self._desired_of = None
-        self._due_housekeeping = time.monotonic()
-
-    def _announce_objects(self) -> None:
-        """Name the objects of the next moments: an entry has to be on the wire well before its object."""
-        most = self._encoder.max_upcoming
-        objects = [self._on_wire.queued] if self._on_wire else []
-        objects += self._reader.objects() + self._schedule.upcoming(most)
-        ahead: dict[int, QueuedObject] = {}  # each once, in order
-        size = 0
-        for queued in objects:
-            if len(ahead) >= most or (len(ahead) >= UPCOMING_MIN and size > self._lookahead_bytes):
-                break
-            if queued.id not in ahead:
-                ahead[queued.id] = queued
-                size += queued.coded_size
-        self._encoder.set_upcoming([self._session.entry_of(queued) for queued in ahead.values()])
+        return not self._dispatch.busy and self._schedule.empty
 
     # --- a few times a second ------------------------------------------------------------------------------------
 
@@ -328,12 +280,13 @@ class _Transmitter:
         if not queue and self._carousel(now):
             queue = self._journal.queue()
         self._schedule.refresh(queue)
-        self._announce_objects()
+        self._dispatch.announce()
         self._encoder.queued_bytes = sum(queued.coded_size * queued.passes_left for queued in queue)
         self._queued = {"queued_objects": len(queue), "queued_bytes": self._encoder.queued_bytes}
         self._due_queue = now + (time.monotonic() - begun) / QUEUE_SHARE
-        if self._once and over and not queue and self._on_wire is None and self._closing_until is None:
-            self._encoder.close(now)
+        if self._once and over and not queue and not self._dispatch.busy and self._closing_until is None:
+            for lane in self._lanes:
+                lane.end_session(now)
             self._closing_until = now + CLOSING_S
 
     def _look_at_releases(self, now: float) -> None:
@@ -395,39 +348,42 @@ class _Transmitter:
             notify.watchdog()
 
     def _publish_live(self, now: float, state: str) -> None:
+        wire_bytes = sum(lane.wire_bytes for lane in self._lanes)
         before, bytes_before = self._rate_mark
-        rate = (self._wire_bytes - bytes_before) * 8 / (now - before) if now > before else 0.0
-        self._rate_mark = (now, self._wire_bytes)
+        rate = (wire_bytes - bytes_before) * 8 / (now - before) if now > before else 0.0
+        self._rate_mark = (now, wire_bytes)
         document: dict[str, Any] = {
             "state": state,
             "epoch": self._session.parameters.epoch,
             "session": self._session.parameters.session_id.hex(),
             "object": self._live_object(),
             "rate_bits": round(rate),
-            "datagrams": self._datagrams,
-            "content_datagrams": self._content_datagrams,
-            "wire_bytes": self._wire_bytes,
-            "content_bytes": self._content_bytes,
+            "datagrams": sum(lane.datagrams for lane in self._lanes),
+            "content_datagrams": self._dispatch.content_datagrams,
+            "wire_bytes": wire_bytes,
+            "content_bytes": self._dispatch.content_bytes,
             "objects_sent": self._objects_sent,
             "release": {newest.collection: newest.sequence for newest in self._encoder.newest},
             "started": self._started,
-            "path": self._link.path,
+            "path": self._lane.link.path,
+            "lanes": self._settings.link.lanes,
             **self._queued,
         }
         self._journal.set_live("transmit", document, time.time())
         notify.status(f"{state}, {self._queued.get('queued_bytes', 0)} bytes queued, epoch {document['epoch']}")
 
     def _live_object(self) -> dict[str, Any] | None:
-        block = self._on_wire
-        if block is None:
+        current = self._dispatch.current()
+        if current is None:
             return None
+        queued, order = current
         return {
-            "label": block.queued.label,
-            "kind": Kind(block.queued.kind).name.lower(),
-            "sbn": block.shape.sbn,
-            "blocks": self._session.entry_of(block.queued).geometry.blocks,
-            "bytes": block.queued.coded_size,
-            "pass": block.queued.passes_done + 1,
+            "label": queued.label,
+            "kind": Kind(queued.kind).name.lower(),
+            "sbn": order.shape.sbn,
+            "blocks": order.entry.geometry.blocks,
+            "bytes": queued.coded_size,
+            "pass": queued.passes_done + 1,
         }
 
     @property

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import random
+import select
 import signal
 import socket
 import subprocess
@@ -29,10 +31,19 @@ from sender.journal import QueuedObject, SenderJournal
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(lanes: int = 1) -> int:
+    """The first of *lanes* ports in a row that nobody has."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            probes = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(lanes)]
+            probes[0].bind(("127.0.0.1", 0))
+            first = int(probes[0].getsockname()[1])
+            try:
+                for number, probe in enumerate(probes[1:], 1):
+                    probe.bind(("127.0.0.1", first + number))
+            except (OSError, OverflowError):
+                continue
+            return first
 
 
 def digest_of(data: bytes) -> str:
@@ -79,16 +90,19 @@ def images_of(*tags: str) -> str:
 class Side:
     """One sender's folder."""
 
-    def __init__(self, folder: Path, *, rate: str = "200Mbit", port: int | None = None, more: str = "") -> None:
+    def __init__(
+        self, folder: Path, *, rate: str = "200Mbit", port: int | None = None, more: str = "", lanes: int = 1
+    ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         keys.create_signing_key(folder / "s.pem")
         keys.create_hpke_key(folder / "r.pem")
-        self.port = port or free_port()
+        self.port = port or free_port(lanes)
+        self.lanes = lanes
         self.config = folder / "sender.yaml"
         self.config.write_text(
             f"state: state\nimages: i.yaml\nsigning_key: s.pem\nreceivers: [r.pub]\n"
-            f"link: {{to: '127.0.0.1:{self.port}', rate: {rate}}}\n{more}"
+            f"link: {{to: '127.0.0.1:{self.port}', rate: {rate}, lanes: {lanes}}}\n{more}"
         )
         self.log = folder / "log"
         self.modules: Path | None = None  # searched first, for a sitecustomize.py
@@ -171,17 +185,18 @@ class _Arriving:
 
 
 class Ear:
-    """A UDP socket and a real Decoder in a thread: keeps every object that arrives whole."""
+    """UDP sockets, one a lane, and a real Decoder in a thread: keeps every object that arrives whole."""
 
     def __init__(self, side: Side) -> None:
         signer = keys.load_signing_key(side.folder / "s.pem", created_by="test")
         private = keys.load_hpke_key(side.folder / "r.pem", created_by="test")
         self.decoder = Decoder(TrustedSenders.of(signer.public_key()), private, Remembered())
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 20)
-        self.socket.setsockopt(socket.SOL_SOCKET, 33, 16 << 20) if os.geteuid() == 0 else None
-        self.socket.bind(("127.0.0.1", side.port))
-        self.socket.settimeout(0.05)
+        self.sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(side.lanes)]
+        for lane, each in enumerate(self.sockets):
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 20)
+            each.setsockopt(socket.SOL_SOCKET, 33, 16 << 20) if os.geteuid() == 0 else None
+            each.bind(("127.0.0.1", side.port + lane))
+        self.headers: list[set[tuple[int, int]]] = [set() for _ in self.sockets]  # (type, lane) by socket
         self.objects: dict[str, bytes] = {}  # content digest -> coded bytes
         self.kinds: dict[str, Kind] = {}
         self.codings: dict[str, Coding] = {}
@@ -199,7 +214,8 @@ class Ear:
     def __exit__(self, *exc: object) -> None:
         self._stop.set()
         self._thread.join()
-        self.socket.close()
+        for each in self.sockets:
+            each.close()
 
     def content(self, digest: str) -> bytes:
         coded = self.objects[digest]
@@ -208,12 +224,11 @@ class Ear:
     def _loop(self) -> None:
         buffer = ReceiveBuffer()
         while not self._stop.is_set():
-            try:
-                size = self.socket.recv_into(buffer.memory)
-            except TimeoutError:
-                continue
-            for event in self.decoder.receive_burst(buffer, size, size):
-                self._handle(event)
+            for each in select.select(self.sockets, [], [], 0.05)[0]:
+                size = each.recv_into(buffer.memory)
+                self.headers[self.sockets.index(each)].add((buffer.memory[3], buffer.memory[15]))
+                for event in self.decoder.receive_burst(buffer, size, size):
+                    self._handle(event)
 
     def _handle(self, event: Event) -> None:
         match event:

@@ -9,7 +9,8 @@ import pytest
 
 from protocol.errors import ProtocolMisuse
 from protocol.geometry import LinkProfile
-from sender.blocks import BUFFERS, BlockReader, BlockUnreadable, ReadyBlock
+from protocol.objects import ObjectEntry
+from sender.blocks import BUFFERS, BlockReader, BlockUnreadable, Order, ReadyBlock
 from sender.journal import QueuedObject
 from tests.transmit.rig import queued, some_bytes, wait_for
 
@@ -32,7 +33,8 @@ def on_disk(folder: Path, data: bytes, object_id: int = 1) -> QueuedObject:
 
 def start(reader: BlockReader, row: QueuedObject, sbn: int) -> None:
     geometry = PROFILE.geometry(row.coded_size)
-    reader.start(row, geometry.block(sbn), sbn == geometry.blocks - 1)
+    entry = ObjectEntry(row.id, row.kind, row.coding, row.digest, row.content_size, row.coded_digest, geometry)
+    reader.start(Order(row.id, row.path, entry, geometry.block(sbn)))
 
 
 def ready(reader: BlockReader) -> ReadyBlock:
@@ -50,7 +52,7 @@ def test_blocks_come_in_the_order_asked_for_with_their_bytes(tmp_path: Path, rea
             asked += 1
         block = ready(reader)
         reader.pop()
-        got += bytes(block.buffer.memory[: block.shape.size])
+        got += bytes(block.buffer.memory[: block.order.shape.size])
         reader.give_back(block.buffer)
     assert got == data
 
@@ -77,7 +79,7 @@ def test_a_short_file_is_told_once_and_gives_its_buffer_back(tmp_path: Path, rea
     with pytest.raises(BlockUnreadable, match=r"ends at 100 of \d+ bytes"):
         wait_for(reader.peek)
     assert reader.peek() is None
-    assert reader.objects() == []
+    assert reader.orders() == []
 
 
 def test_a_vanished_file_is_told_and_does_not_disturb_the_next(tmp_path: Path, reader: BlockReader) -> None:
@@ -87,7 +89,7 @@ def test_a_vanished_file_is_told_and_does_not_disturb_the_next(tmp_path: Path, r
     start(reader, good, 0)
     with pytest.raises(BlockUnreadable, match="No such file") as caught:
         wait_for(reader.peek)
-    assert caught.value.queued == gone
+    assert caught.value.order.object_id == gone.id
     assert bytes(ready(reader).buffer.memory[:600]) == some_bytes(600, 2)
 
 
@@ -102,7 +104,7 @@ def test_a_file_put_right_again_is_opened_anew(tmp_path: Path, reader: BlockRead
     row.path.write_bytes(data)
     start(reader, row, 0)
     block = ready(reader)
-    assert bytes(block.buffer.memory[: block.shape.size]) == data[: block.shape.size]
+    assert bytes(block.buffer.memory[: block.order.shape.size]) == data[: block.order.shape.size]
 
 
 def test_dropping_an_object_keeps_the_others(tmp_path: Path, reader: BlockReader) -> None:
@@ -110,6 +112,6 @@ def test_dropping_an_object_keeps_the_others(tmp_path: Path, reader: BlockReader
     start(reader, one, 0)
     start(reader, two, 0)
     start(reader, one, 1)
-    reader.drop(1)
-    assert [row.id for row in reader.objects()] == [2]
+    assert [order.object_id for order in reader.drop(1)] == [1, 1]
+    assert [order.object_id for order in reader.orders()] == [2]
     assert bytes(ready(reader).buffer.memory[:600]) == some_bytes(600, 2)

@@ -192,12 +192,12 @@ def test_a_worn_session_gives_way_to_the_next_in_the_middle_of_an_object(tmp_pat
     )
     side.modules = tmp_path
     side.journal().propose("default", images_of("1"), time.time())
-    big = side.queue(some_bytes(16_000_000))
+    big = side.queue(some_bytes(40_000_000))
     with Ear(side) as ear:
         assert start(side, once=True).wait(30) == 0, side.told()
         wait_for(lambda: big in ear.objects)
         wait_for(lambda: ear.beacons[-1].closing)
-    assert ear.content(big) == some_bytes(16_000_000)
+    assert ear.content(big) == some_bytes(40_000_000)
     epochs = [parameters.epoch for parameters in ear.sessions]
     assert len(epochs) >= 3
     assert epochs == sorted(set(epochs))

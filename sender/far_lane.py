@@ -1,0 +1,142 @@
+"""The transmit role's side of a lane that a process of its own drives: hands it blocks, hears what became of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, NoReturn
+
+import structlog
+
+from protocol.objects import ObjectEntry
+from runtime.channel import ChannelEnded, Child, Message
+from runtime.errors import EXIT_USAGE, UserError
+from sender.blocks import BUFFERS, Order
+from sender.config import SenderSettings
+from sender.messages import (
+    ENTRIES_MAX,
+    OF_LANE,
+    Announce,
+    Begin,
+    BlockTold,
+    DropObject,
+    EndSession,
+    Entry,
+    Figures,
+    OfLane,
+    Open,
+    Send,
+)
+from sender.session import Opening
+
+MODULE: Final = "sender.lane_process"
+
+log = structlog.get_logger()
+
+
+class FarLane:
+    """Used as a Lane is; :meth:`listen` takes the place of its turn. Nothing here waits for the process."""
+
+    def __init__(self, settings: SenderSettings, number: int) -> None:
+        self.number = number
+        self.left: deque[Order] = deque()
+        self.failed: deque[tuple[Order, str]] = deque()
+        self.dropped: deque[Order] = deque()
+        self.wire_bytes = self.datagrams = self.sealed = 0
+        self.path = "?"
+        self.down = False
+        self._orders: dict[int, Order] = {}  # by serial number
+        self._serial = 0
+        self._announced: list[int] = []
+        self._child: Child[OfLane] = Child(MODULE, OF_LANE)
+        log.info("lane_started", lane=number, pid=self._child.pid, to=str(settings.link.to.lane(number)))
+        self._say(Begin.of(number, settings))
+
+    def open(self, opening: Opening) -> None:
+        """Go on in a new session; only while idle."""
+        self._announced = []
+        self._say(Open.of(opening))
+        self.sealed = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether :meth:`start` may be called."""
+        return len(self._orders) < BUFFERS
+
+    def start(self, order: Order) -> None:
+        """Have a block read and sent after those before it."""
+        self._serial += 1
+        self._orders[self._serial] = order
+        self._say(
+            Send(
+                serial=self._serial,
+                object_id=order.object_id,
+                path=str(order.path),
+                entry=Entry.of(order.entry),
+                sbn=order.shape.sbn,
+            )
+        )
+
+    def drop(self, object_id: int) -> None:
+        """Have the blocks of one object forgotten that are not on the wire yet."""
+        self._say(DropObject(object_id=object_id))
+
+    def announce(self, entries: list[ObjectEntry]) -> None:
+        """Have the objects of the next moments named."""
+        entries = entries[:ENTRIES_MAX]
+        tois = [entry.toi for entry in entries]
+        if tois != self._announced:
+            self._announced = tois
+            self._say(Announce(entries=[Entry.of(entry) for entry in entries]))
+
+    def end_session(self, now: float) -> None:
+        """Have the end of the session announced from now on."""
+        self._say(EndSession())
+
+    @property
+    def orders(self) -> list[Order]:
+        """What has not left yet, in order."""
+        return list(self._orders.values())
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when there is something to listen to."""
+        return self._child.channel.fileno()
+
+    def listen(self) -> None:
+        """Take what the process has said; UserError if it has ended."""
+        try:
+            told = self._child.channel.receive()
+        except ChannelEnded:
+            self._ended()
+        for message in told:
+            match message:
+                case BlockTold():
+                    self._told(message)
+                case Figures():
+                    self.wire_bytes, self.datagrams = message.wire_bytes, message.datagrams
+                    self.sealed, self.path, self.down = message.sealed, message.path, message.down
+
+    def _say(self, message: Message) -> None:
+        try:
+            self._child.channel.send(message)
+        except ChannelEnded:
+            self._ended()
+
+    def _told(self, message: BlockTold) -> None:
+        order = self._orders.pop(message.serial)
+        if message.outcome == "left":
+            self.left.append(order)
+        elif message.outcome == "failed":
+            self.failed.append((order, message.reason))
+        else:
+            self.dropped.append(order)
+
+    def _ended(self) -> NoReturn:
+        how = self._child.end()
+        code = EXIT_USAGE if how == f"exit code {EXIT_USAGE}" else 1
+        raise UserError(f"lane {self.number}: its process has ended ({how}), see the line before", exit_code=code)
+
+    def close(self) -> None:
+        """End the process."""
+        how = self._child.end()
+        if how != "exit code 0":
+            log.warning("lane_ended", lane=self.number, how=how)

@@ -1,0 +1,141 @@
+"""A further lane as a process of the transmit role's: ``python -m sender.lane_process DESCRIPTOR``.
+
+Holds the session's key, which comes over the descriptor, and never the signing key. Ends when the role does.
+"""
+
+from __future__ import annotations
+
+import select
+import sys
+import time
+from pathlib import Path
+from typing import Final, NoReturn
+
+from runtime import logs
+from runtime.channel import Channel, ChannelEnded, parent_channel
+from runtime.errors import UserError, print_error
+from runtime.signals import StopFlag
+from sender.blocks import Order
+from sender.lane import Lane
+from sender.messages import (
+    FOR_LANE,
+    Announce,
+    Begin,
+    BlockTold,
+    DropObject,
+    EndSession,
+    Figures,
+    ForLane,
+    Open,
+    Send,
+)
+
+LISTEN_S: Final = 0.002  # between looks at the channel, while sending
+IDLE_S: Final = 0.01
+FIGURES_S: Final = 0.2
+
+
+class LaneProcess:
+    """The loop's state."""
+
+    def __init__(self, channel: Channel[ForLane], begin: Begin) -> None:
+        self._channel = channel
+        self._stop = StopFlag()  # never set by a signal here: the role decides
+        self._lane = Lane(begin.settings(), begin.lane, self._listen)
+        self._serials: dict[Order, int] = {}
+        self._due_listen = self._due_figures = 0.0
+
+    def run(self) -> NoReturn:
+        """Send until the role has gone (ChannelEnded)."""
+        while True:
+            now = time.monotonic()
+            if now >= self._due_listen:
+                self._due_listen = now + LISTEN_S
+                self._listen()
+            if now >= self._due_figures:
+                self._due_figures = now + FIGURES_S
+                self._tell_figures()
+            sent = self._lane.turn(now, self._stop)
+            self._tell()
+            if not sent:
+                wait = min(IDLE_S, self._lane.next_time() - now)
+                self._stop.wait(max(0.0, wait), (self._channel.fileno(),))
+                self._due_listen = now
+
+    def _listen(self) -> None:
+        lane = self._lane
+        for message in self._channel.receive():
+            match message:
+                case Send():
+                    entry = message.entry.entry()
+                    order = Order(message.object_id, Path(message.path), entry, entry.geometry.block(message.sbn))
+                    self._serials[order] = message.serial
+                    lane.start(order)
+                case Announce():
+                    lane.announce([entry.entry() for entry in message.entries])
+                case Open():
+                    lane.open(message.opening())
+                case DropObject():
+                    lane.drop(message.object_id)
+                case EndSession():
+                    lane.end_session(time.monotonic())
+                case Begin():
+                    raise ValueError("a second beginning")
+
+    def _tell(self) -> None:
+        lane = self._lane
+        while lane.left:
+            self._channel.send(BlockTold(serial=self._serials.pop(lane.left.popleft()), outcome="left"))
+        while lane.failed:
+            order, reason = lane.failed.popleft()
+            self._channel.send(BlockTold(serial=self._serials.pop(order), outcome="failed", reason=reason))
+        while lane.dropped:
+            self._channel.send(BlockTold(serial=self._serials.pop(lane.dropped.popleft()), outcome="dropped"))
+
+    def _tell_figures(self) -> None:
+        lane = self._lane
+        if not self._channel.clogged:
+            self._channel.send(
+                Figures(
+                    wire_bytes=lane.wire_bytes,
+                    datagrams=lane.datagrams,
+                    sealed=lane.sealed,
+                    path=lane.link.path,
+                    down=lane.link.down,
+                )
+            )
+
+    def close(self) -> None:
+        """Free what the lane holds."""
+        self._lane.close()
+
+
+def main() -> int:
+    """Drive a lane until the role ends; return the exit code."""
+    channel, _ = parent_channel(FOR_LANE)
+    try:
+        begin = first(channel)
+        logs.configure(begin.log_format, begin.log_level)
+        process = LaneProcess(channel, begin)
+        try:
+            process.run()
+        finally:
+            process.close()
+    except ChannelEnded:
+        return 0
+    except UserError as error:
+        print_error(error)
+        return error.exit_code
+
+
+def first(channel: Channel[ForLane]) -> Begin:
+    """Wait for the first message."""
+    select.select([channel], [], [])
+    message = channel.receive(1)[0]
+    if not isinstance(message, Begin):
+        raise ValueError(f"{message.kind} before the beginning")
+    return message
+
+
+if __name__ == "__main__":
+    sys.exit(main())
