@@ -5,25 +5,40 @@ Big buffers are costly to allocate (the kernel zeroes their pages each time), so
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from protocol.geometry import BlockShape, Geometry
 
 
 class BlockBuffer:
-    """Room for *symbols* symbols of *symbol_bytes* each; ``symbols[i]`` is the writable view of symbol i."""
+    """Room for *symbols* symbols of *symbol_bytes* each; ``symbols[i]`` is the writable view of symbol i.
 
-    def __init__(self, symbols: int, symbol_bytes: int) -> None:
+    In the beginning of *memory* (writable bytes), or in memory of its own.
+    """
+
+    def __init__(self, symbols: int, symbol_bytes: int, memory: memoryview | None = None) -> None:
         self.symbol_bytes = symbol_bytes
-        self.memory = memoryview(bytearray(symbols * symbol_bytes))
+        size = symbols * symbol_bytes
+        self.memory = memoryview(bytearray(size)) if memory is None else memory[:size]
         self.symbols = [self.memory[at : at + symbol_bytes] for at in range(0, symbols * symbol_bytes, symbol_bytes)]
 
 
 class BufferPool:
     """Hands out buffers and takes them back; at most *most*, and *bytes_max* bytes, exist at once.
 
-    For one thread: nothing here is locked.
+    *make* (symbols, symbol bytes) makes them, *discard* is told of those that are not used again. For one thread:
+    nothing here is locked.
     """
 
-    def __init__(self, most: int, bytes_max: int) -> None:
+    def __init__(
+        self,
+        most: int,
+        bytes_max: int,
+        make: Callable[[int, int], BlockBuffer] = BlockBuffer,
+        discard: Callable[[BlockBuffer], None] = lambda buffer: None,
+    ) -> None:
+        self._make = make
+        self._discard = discard
         self._most = most
         self._bytes_max = bytes_max
         self._free: list[BlockBuffer] = []
@@ -39,11 +54,13 @@ class BufferPool:
                 return self._free.pop(index)
         size = symbols * symbol_bytes
         while self._free and (self._lent + len(self._free) >= self._most or self._bytes + size > self._bytes_max):
-            self._bytes -= len(self._free.pop(0).memory)
+            unused = self._free.pop(0)
+            self._bytes -= len(unused.memory)
+            self._discard(unused)
         if self._lent >= self._most or (self._lent and self._bytes + size > self._bytes_max):
             return None
         self._bytes += size
-        buffer = BlockBuffer(symbols, symbol_bytes)
+        buffer = self._make(symbols, symbol_bytes)
         self._note_lent(buffer)
         return buffer
 

@@ -56,7 +56,10 @@ class ReceiveBuffer:
 
 
 class Decoder:
-    """All sessions of one receiver. *remembered* is read and updated; its owner persists it on SessionOpened."""
+    """All sessions of one receiver. *remembered* is read and updated; its owner persists it on SessionOpened.
+
+    *lane*: receive only datagrams of this lane, in buffers of *pool*; by default those of all lanes.
+    """
 
     def __init__(
         self,
@@ -65,12 +68,15 @@ class Decoder:
         remembered: Remembered,
         *,
         buffers: int = BUFFERS_MAX,
+        lane: int | None = None,
+        pool: BufferPool | None = None,
     ) -> None:
         self.counters = ReceiveCounters()
         self._trusted = trusted
         self._private = private
         self._remembered = remembered
-        self._pool = BufferPool(buffers, BUFFER_BYTES_MAX)
+        self._lane = lane
+        self._pool = pool or BufferPool(buffers, BUFFER_BYTES_MAX)
         self._assembler = Assembler()
         self._sessions: dict[bytes, ReceiveSession] = {}  # by tag
         self._refused: OrderedDict[bytes, Drop] = OrderedDict()  # SHA-256 of an announcement -> why it is of no use
@@ -215,7 +221,9 @@ class Decoder:
                 del self._sessions[tag]
         self._accepted = {known: tag for known, tag in self._accepted.items() if tag in self._sessions}
         self._remembered.epochs[sender] = (parameters.epoch, parameters.session_id)
-        session = ReceiveSession(sender, parameters, announcement.signed, key, self._pool, self.counters)
+        session = ReceiveSession(
+            sender, parameters, announcement.signed, key, self._pool, self.counters, lane=self._lane
+        )
         self._sessions[parameters.tag] = session
         self._accepted[identity] = parameters.tag
         events.append(SessionOpened(sender, parameters))

@@ -15,6 +15,7 @@ class Drop(Enum):
     BAD_VERSION = "bad_version"
     BAD_TYPE = "bad_type"
     BAD_FIELD = "bad_field"  # reserved bits set, lane or number out of range
+    WRONG_LANE = "wrong_lane"  # of a lane that this decoder does not receive
     UNKNOWN_SESSION = "unknown_session"  # no announcement seen yet, or an older session
     NOT_AUTHENTIC = "not_authentic"  # the AES-GCM tag does not fit: wrong key or changed bits
     REPLAYED = "replayed"  # this packet number was accepted before

@@ -22,9 +22,18 @@ class IncomingObject:
 
     entry: ObjectEntry
     session: bytes  # session id
+    lane: int = 0  # whose decoder it belongs to
     wanted: bool = False
     have: RangeSet = field(default_factory=RangeSet)  # coded bytes finished before, in this session or another
     done: RangeSet = field(default_factory=RangeSet)  # numbers of blocks complete in this session, as [sbn, sbn + 1)
+
+    def again(self, sbn: int) -> None:
+        """Let block *sbn* come again, which was complete."""
+        done = RangeSet()
+        for start, end in self.done:
+            done.add(start, min(end, sbn))
+            done.add(max(start, sbn + 1), end)
+        self.done = done
 
     def needs(self, sbn: int) -> bool:
         """Whether block *sbn* (within the geometry) still lacks bytes."""

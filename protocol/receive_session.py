@@ -56,6 +56,8 @@ class ReceiveSession:
         key: bytes,
         pool: BufferPool,
         counters: ReceiveCounters,
+        *,
+        lane: int | None = None,
     ) -> None:
         self.sender = sender
         self.parameters = parameters
@@ -66,7 +68,8 @@ class ReceiveSession:
         self._aead = AESGCM(key)
         self._pool = pool
         self._counters = counters
-        self._windows = [ReplayWindow() for _ in range(parameters.lanes)]
+        self._lane = lane
+        self._windows = {each: ReplayWindow() for each in range(parameters.lanes) if lane in (None, each)}
         self._active: OrderedDict[tuple[int, int], IncomingBlock] = OrderedDict()
         self._scratch = memoryview(bytearray(self.symbol_bytes))
         self._one = BurstView(memoryview(bytearray(parameters.datagram_bytes)), parameters.datagram_bytes, 1)
@@ -77,7 +80,7 @@ class ReceiveSession:
     @property
     def lost(self) -> int:
         """Datagrams lost so far, over all lanes."""
-        return sum(window.lost for window in self._windows)
+        return sum(window.lost for window in self._windows.values())
 
     # --- bursts of symbols -----------------------------------------------------------------------------------
 
@@ -123,7 +126,7 @@ class ReceiveSession:
         count = len(rows)
         window = self._window(number)
         if window is None or (number + count - 1) >> LANE_SHIFT != number >> LANE_SHIFT:
-            self._drop(Drop.BAD_FIELD, count)
+            self._drop(self._misplaced(number), count)
             return
         if number <= window.highest and count > 1:  # late or repeated: one by one
             for i in range(count):
@@ -299,7 +302,9 @@ class ReceiveSession:
         """Take one sealed object table or beacon; WireError with the reason if it is not usable."""
         number = int.from_bytes(datagram[8:16], "little")
         window = self._window(number)
-        if window is None or any(datagram[16:32]):
+        if window is None:
+            raise WireError(self._misplaced(number), f"lane {number >> LANE_SHIFT}")
+        if any(datagram[16:32]):
             raise WireError(Drop.BAD_FIELD, "control datagram")
         if not window.fresh(number):
             raise WireError(Drop.REPLAYED, f"packet {number}")
@@ -343,7 +348,7 @@ class ReceiveSession:
                 self._drop(Drop.TOO_MANY_OBJECTS)
                 return
             del self.objects[old]
-        owner = self.objects[entry.toi] = IncomingObject(entry, self.parameters.session_id)
+        owner = self.objects[entry.toi] = IncomingObject(entry, self.parameters.session_id, self._lane or 0)
         events.append(ObjectAnnounced(owner))
 
     def _has_active(self, toi: int) -> bool:
@@ -352,8 +357,11 @@ class ReceiveSession:
     # --- small things ----------------------------------------------------------------------------------------
 
     def _window(self, number: int) -> ReplayWindow | None:
-        lane = number >> LANE_SHIFT
-        return self._windows[lane] if lane < len(self._windows) else None
+        return self._windows.get(number >> LANE_SHIFT)
+
+    def _misplaced(self, number: int) -> Drop:
+        announced = number >> LANE_SHIFT < self.parameters.lanes
+        return Drop.WRONG_LANE if announced and self._window(number) is None else Drop.BAD_FIELD
 
     def _drop(self, reason: Drop, count: int = 1) -> None:
         self._counters.drops[reason] += count

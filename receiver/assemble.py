@@ -20,11 +20,11 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import structlog
 
@@ -32,7 +32,8 @@ from oci.blobs import BlobStore
 from oci.errors import StorageFull
 from protocol.drops import Drop
 from protocol.errors import WireError
-from protocol.incoming import IncomingBlock, IncomingObject
+from protocol.geometry import BlockShape
+from protocol.incoming import IncomingObject
 from protocol.objects import Kind, ObjectEntry
 from protocol.ranges import RangeSet
 from protocol.trust import TrustedSenders
@@ -58,11 +59,33 @@ log = structlog.get_logger()
 _T = TypeVar("_T")
 
 
+class Block(Protocol):
+    """A source block that a lane has finished with: an IncomingBlock, or one from another process."""
+
+    @property
+    def owner(self) -> IncomingObject:
+        """Its object."""
+
+    @property
+    def shape(self) -> BlockShape:
+        """Its place."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it can be restored."""
+
+    def restore(self) -> None:
+        """Recover what was lost, once, before finished."""
+
+    def finished(self) -> Iterator[tuple[int, memoryview]]:
+        """Yield (offset into the object, bytes)."""
+
+
 @dataclass(frozen=True, slots=True)
 class BlockWritten:
     """A block has been dealt with; its buffer may be given back. *ranges* are its bytes now on disk."""
 
-    block: IncomingBlock
+    block: Block
     ranges: tuple[tuple[int, int], ...]
     whole: bool = False  # the block is all of its object, which has gone to the intake
 
@@ -118,7 +141,7 @@ class Assembler:
     def __post_init__(self) -> None:
         self.partial.mkdir(parents=True, exist_ok=True)
         # bounded by the block buffers and SMALL_MAX
-        self._blocks: queue.SimpleQueue[IncomingBlock | tuple[IncomingObject, bytes] | None] = queue.SimpleQueue()
+        self._blocks: queue.SimpleQueue[Block | tuple[IncomingObject, bytes] | None] = queue.SimpleQueue()
         self._whole: queue.SimpleQueue[tuple[IncomingObject, Path | bytes] | None] = queue.SimpleQueue()
         self._room = threading.Condition()
         self._waiting_bytes = 0  # of whole objects in memory
@@ -148,7 +171,7 @@ class Assembler:
             thread.start()
         return have
 
-    def put(self, block: IncomingBlock) -> bool:
+    def put(self, block: Block) -> bool:
         """Hand over a completed or abandoned block. True: its buffer may be given back; else a BlockWritten follows.
 
         Small objects are copied here: on a fast link they come faster than threads take turns.
@@ -206,7 +229,7 @@ class Assembler:
                     continue
                 if item is None:
                     break
-                if isinstance(item, IncomingBlock):
+                if not isinstance(item, tuple):
                     self._block(item, journal)
                 elif item[0].entry.coded_digest not in self._taking:
                     self._from_memory(*item)
@@ -220,7 +243,7 @@ class Assembler:
                 os.close(opened.descriptor)
             journal.close()
 
-    def _block(self, block: IncomingBlock, journal: ReceiverJournal) -> None:
+    def _block(self, block: Block, journal: ReceiverJournal) -> None:
         owner, entry = block.owner, block.owner.entry
         if entry.coded_digest in self._taking:
             self.results.append(BlockWritten(block, ()))

@@ -1,6 +1,7 @@
 """The capture role: the diode's socket in, blobs and releases in the spool and journal out.
 
     diode ═▶ link.py ─▶ protocol.Decoder ─▶ assemble.py (threads) ─▶ intake.py ─▶ spool, journal
+    diode ═▶ lane_process.py ─▶ far_lane.py ──┘  (with listen.lanes)
                    └─▶ ledger.py (thread) ─▶ journal: counters, beacons, what status shows
 
 The loop here only receives, decodes and hands over. It waits for no disk and no lock, with two exceptions: the epoch
@@ -14,14 +15,15 @@ from __future__ import annotations
 import sqlite3
 import sys
 import time
-from collections import OrderedDict
-from collections.abc import Iterator
-from itertools import islice
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any, Final
 
 import structlog
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from oci.blobs import BlobStore
+from protocol.announcement import SessionParameters
 from protocol.decoder import Decoder, ReceiveBuffer
 from protocol.drops import Drop
 from protocol.events import (
@@ -32,16 +34,17 @@ from protocol.events import (
     ObjectAnnounced,
     SessionOpened,
 )
-from protocol.incoming import IncomingObject
-from protocol.limits import TRACKED_OBJECTS_MAX
-from protocol.objects import Kind, ObjectEntry
-from protocol.ranges import RangeSet
+from protocol.incoming import IncomingBlock
 from protocol.trust import Remembered, TrustedSenders
-from receiver.assemble import Assembler, BlockWritten, ObjectRefused, ObjectTaken, PartialForgotten
+from receiver.assemble import Assembler, Block, BlockWritten, ObjectRefused, ObjectTaken, PartialForgotten
 from receiver.config import ReceiverSettings
+from receiver.far_lane import FarBlock, FarEvent, FarLane
 from receiver.journal import ReceiverJournal
 from receiver.ledger import Ledger
 from receiver.link import Link
+from receiver.messages import Begin
+from receiver.tally import tally
+from receiver.wanted import LaneObjects, NearObjects, Wanted
 from runtime import keys, logs, notify
 from runtime.errors import UserError
 from runtime.signals import StopFlag
@@ -50,9 +53,8 @@ LIVE_S: Final = 0.5
 SWITCH_INTERVAL_S: Final = 0.000_5  # the socket's loop gets the interpreter back this soon from other threads
 BURSTS_PER_TURN: Final = 64  # between looks at the clock
 RETRY_S: Final = 2.0
+LANE_STOP_S: Final = 2.0
 ROOM_S: Final = 0.05  # without a single buffer coming back; then what arrives is dropped by name
-REFUSED_MAX: Final = 4_096
-PATROL: Final = 64  # objects looked after at each LIVE_S
 STRANGERS: Final = {
     Drop.NOT_FOR_US: "add this receiver's public key to the sender's receivers",
     Drop.UNTRUSTED_SENDER: "add the sender's public key to senders, if it is yours",
@@ -74,23 +76,47 @@ def main(settings: ReceiverSettings, once: bool = False) -> int:
     journal = ReceiverJournal(settings.journal)
     link = Link(settings.listen.on, settings.listen.receive_buffer, gro=settings.listen.gro)
     remembered = Remembered(epochs=journal.epochs())
-    capture = _Capture(settings, journal, link, Decoder(trusted, private, remembered), trusted)
-    host, port = link.address
-    log.info(
-        "listening",
-        on=f"{host}:{port}",
-        receive_buffer=link.receive_buffer,
-        gro=link.gro,
-        path=link.path,
-        senders=len(trusted.keys),
-    )
+    lanes = settings.listen.lanes
+    decoder = Decoder(trusted, private, remembered, lane=0 if lanes > 1 else None)
+    capture = _Capture(settings, journal, link, decoder, trusted, remembered)
     with StopFlag() as stop:
-        notify.ready()
         try:
+            begins = [_begin(number, settings, private, trusted, remembered) for number in range(1, lanes)]
+            capture.start_lanes(begins, stop)
+            host, port = link.address
+            log.info(
+                "listening",
+                on=f"{host}:{port}",
+                receive_buffer=link.receive_buffer,
+                gro=link.gro,
+                path=link.path,
+                senders=len(trusted.keys),
+                lanes=lanes,
+            )
+            notify.ready()
             capture.run(stop)
         finally:
             capture.close()
     return 0
+
+
+def _begin(
+    lane: int,
+    settings: ReceiverSettings,
+    private: X25519PrivateKey,
+    trusted: TrustedSenders,
+    remembered: Remembered,
+) -> Begin:
+    """Return what the process of a further lane has to know."""
+    return Begin(
+        lane=lane,
+        listen={**settings.listen.model_dump(), "on": str(settings.listen.on)},
+        hpke_key=private.private_bytes_raw(),
+        senders=[public.public_bytes_raw() for public in trusted.keys.values()],
+        epochs=[(sender, *epoch) for sender, epoch in remembered.epochs.items()],
+        log_format=settings.logs.format,
+        log_level=settings.logs.level,
+    )
 
 
 class _Capture:
@@ -103,6 +129,7 @@ class _Capture:
         link: Link,
         decoder: Decoder,
         trusted: TrustedSenders,
+        remembered: Remembered,
     ) -> None:
         self._settings = settings
         self._journal = journal
@@ -113,11 +140,17 @@ class _Capture:
             self._spool, settings.partial, settings.journal, trusted, settings.limits.partial_space
         )
         self._ledger = Ledger(settings.journal)
-        # Keyed by coded digest; the first is what is on disk, the others are of running sessions.
-        self._have = self._assembler.start()
-        self._receiving: OrderedDict[str, IncomingObject] = OrderedDict()
-        self._settled: OrderedDict[str, IncomingObject] = OrderedDict()  # here already
-        self._refused: OrderedDict[tuple[object, ...], None] = OrderedDict()  # turned out wrong, in this process
+        self._remembered = remembered
+        self._far: list[FarLane] = []
+        self._objects_of: list[LaneObjects] = [NearObjects(decoder)]  # by lane
+        self._wanted = Wanted(
+            self._spool,
+            journal,
+            settings.limits,
+            self._objects_of,
+            self._assembler.start(),
+            decoder.counters.drops,
+        )
         self._sessions: dict[bytes, bytes] = {}  # sender -> session id
         self._closed: dict[bytes, float] = {}  # session id -> when its sender said that all was sent (Unix s)
         self._told: set[Drop] = set()
@@ -128,6 +161,18 @@ class _Capture:
         self._due_live = 0.0
         self._rate_mark = (time.monotonic(), 0)
         self._ledger.start()
+
+    def start_lanes(self, begins: Iterable[Begin], stop: StopFlag) -> None:
+        """Start the processes of the further lanes, in order, and wait until each has its socket."""
+        for begin in begins:
+            lane = FarLane(begin)
+            self._far.append(lane)
+            self._objects_of.append(lane)
+            self._link.watch(lane.fileno())
+        while not all(far.ready for far in self._far) and not stop.wait(0.01):
+            for far in self._far:
+                for event in far.listen():
+                    self._handle(event)
 
     def run(self, stop: StopFlag) -> None:
         """Receive until stopped."""
@@ -140,11 +185,14 @@ class _Capture:
                 ) from self._assembler.failed
             if self._link.wait(0.1):
                 self._turn(buffer)
+            for far in self._far:
+                for event in far.listen():
+                    self._handle(event)
             self._results()
             now = time.monotonic()
             if now >= self._due_live:
                 self._due_live = now + LIVE_S
-                self._patrol()
+                self._wanted.patrol()
                 self._tell_strangers()
                 self._publish_live(now, "receiving")
                 notify.watchdog()
@@ -153,13 +201,28 @@ class _Capture:
         """Save what is in flight and free what the role holds."""
         for event in self._decoder.close():
             self._handle(event)
+        self._stop_lanes()
         if self._assembler.failed is None:
             self._assembler.stop()
         self._results()
         self._publish_live(time.monotonic(), "stopped")
+        for far in self._far:
+            far.close()
         self._ledger.stop()
         self._link.close()
         self._journal.close()
+
+    def _stop_lanes(self) -> None:
+        """Take what the further lanes have in flight."""
+        until = time.monotonic() + LANE_STOP_S
+        for far in self._far:
+            far.stop()
+        while not all(far.stopped for far in self._far) and time.monotonic() < until:
+            for far in self._far:
+                for event in far.listen():
+                    self._handle(event)
+            self._results()
+            time.sleep(0.001)
 
     def _turn(self, buffer: ReceiveBuffer) -> None:
         receive, decode, results = self._link.receive, self._decoder.receive_burst, self._assembler.results
@@ -187,39 +250,71 @@ class _Capture:
 
     # --- what the decoder says -------------------------------------------------------------------------------------
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, event: Event | FarEvent) -> None:
         match event:
             case BlockComplete(block) | BlockAbandoned(block):
-                if self._assembler.put(block):
-                    self._decoder.give_back(block)
+                self._put(block)
+            case FarBlock():
+                self._put(event)
             case ObjectAnnounced(announced):
-                self._announced(announced)
+                self._wanted.announced(announced)
             case BeaconReceived(_, session, beacon):
                 self._last_beacon = time.time()
                 self._ledger.heard(beacon.newest, self._last_beacon)
                 if beacon.closing:
                     self._closed.setdefault(session, self._last_beacon)
             case SessionOpened(sender, parameters):
-                self._save_epoch(event)
-                self._session = {
-                    "epoch": parameters.epoch,
-                    "sender": sender.hex(),
-                    "datagram_bytes": parameters.datagram_bytes,
-                }
-                self._sessions[sender] = parameters.session_id
-                running = set(self._sessions.values())
-                self._closed = {session: when for session, when in self._closed.items() if session in running}
-                for objects in (self._receiving, self._settled):
-                    for digest in [digest for digest, owner in objects.items() if owner.session not in running]:
-                        del objects[digest]
-                log.info("session_joined", **self._session)
+                self._session_opened(sender, parameters)
 
-    def _save_epoch(self, opened: SessionOpened) -> None:
+    def _put(self, block: Block) -> None:
+        if self._assembler.put(block):
+            self._give_back(block)
+
+    def _give_back(self, block: Block) -> None:
+        if isinstance(block, IncomingBlock):
+            self._decoder.give_back(block)
+            self._patient = True
+        elif isinstance(block, FarBlock):
+            self._far[block.owner.lane - 1].give_back(block)
+
+    def _session_opened(self, sender: bytes, parameters: SessionParameters) -> None:
+        """A lane has found a session: first its epoch goes to disk, then all lanes learn of it."""
+        epoch, session = self._remembered.epochs.get(sender, (0, b""))
+        newest = parameters.epoch, parameters.session_id
+        if newest[0] > epoch or newest == (epoch, session):
+            if self._sessions.get(sender) != parameters.session_id:
+                self._begin_session(sender, parameters)
+            epoch, session = newest
+        for far in self._far:  # also the answer to a lane that was told an older one
+            far.epoch(sender, epoch, session)
+
+    def _begin_session(self, sender: bytes, parameters: SessionParameters) -> None:
+        self._save_epoch(sender, parameters)
+        self._remembered.epochs[sender] = parameters.epoch, parameters.session_id
+        self._session = {
+            "epoch": parameters.epoch,
+            "sender": sender.hex(),
+            "datagram_bytes": parameters.datagram_bytes,
+        }
+        self._sessions[sender] = parameters.session_id
+        running = set(self._sessions.values())
+        self._closed = {session: when for session, when in self._closed.items() if session in running}
+        self._wanted.sessions(running)
+        log.info("session_joined", **self._session)
+        ours = self._settings.listen.lanes
+        if parameters.lanes != ours:
+            log.warning(
+                "lanes_differ",
+                sender=parameters.lanes,
+                receiver=ours,
+                mend="set listen.lanes to the sender's link.lanes: what it sends on other lanes is not received",
+            )
+
+    def _save_epoch(self, sender: bytes, parameters: SessionParameters) -> None:
         told = False
         while True:
             try:
-                parameters = opened.parameters
-                self._journal.save_epoch(opened.sender, parameters.epoch, parameters.session_id)
+                self._journal.save_epoch(sender, parameters.epoch, parameters.session_id)
             except sqlite3.OperationalError as error:
                 if not told:
                     log.error("journal_failed", error=str(error), retry_s=RETRY_S)
@@ -230,47 +325,6 @@ class _Capture:
             else:
                 return
 
-    def _announced(self, announced: IncomingObject) -> None:
-        entry, limits = announced.entry, self._settings.limits
-        for size, most, key in (
-            (entry.content_size, limits.object_size, "limits.object_size"),
-            (entry.geometry.size, limits.object_size, "limits.object_size"),
-            (entry.geometry.size, limits.partial_space, "limits.partial_space"),
-        ):
-            if size > most:
-                self._drop(Drop.OBJECT_TOO_LARGE)
-                log.warning("object_refused", digest=entry.digest, bytes=size, reason=key)
-                return
-        if _identity(entry) in self._refused:
-            return
-        if self._is_here(entry):
-            _keep(self._settled, announced, TRACKED_OBJECTS_MAX)
-            return
-        self._decoder.want(announced, self._have.get(entry.coded_digest) or RangeSet())
-        _keep(self._receiving, announced, TRACKED_OBJECTS_MAX)
-
-    def _is_here(self, entry: ObjectEntry) -> bool:
-        if entry.kind is Kind.BLOB:
-            return self._spool.size(entry.digest) is not None
-        return self._journal.is_unpacked(entry.digest)
-
-    def _patrol(self) -> None:
-        """Look whether what was here still is: publish removes content that was damaged on disk."""
-        for _ in range(min(PATROL, len(self._settled))):
-            coded_digest, owner = self._settled.popitem(last=False)
-            entry = owner.entry
-            here = self._is_here(entry)
-            members = self._journal.members(entry.digest) if here and entry.kind is Kind.BATCH else ()
-            if here and all(self._spool.size(member) is not None for member in members):
-                self._settled[coded_digest] = owner
-            else:
-                log.warning("object_gone", kind=entry.kind.name.lower(), digest=entry.digest)
-                self._decoder.forget(owner)
-                self._decoder.want(owner, owner.have)
-                _keep(self._receiving, owner, TRACKED_OBJECTS_MAX)
-            if members:
-                return  # enough for one turn: a batch has up to 4,096
-
     # --- what the threads say --------------------------------------------------------------------------------------
 
     def _results(self) -> None:
@@ -278,65 +332,15 @@ class _Capture:
         while results:
             result = results.popleft()
             match result:
-                case BlockWritten():
-                    self._written(result)
+                case BlockWritten(block):
+                    self._give_back(block)
+                    self._wanted.written(result)
                 case ObjectTaken():
-                    self._taken(result)
+                    self._wanted.taken(result)
                 case ObjectRefused():
-                    self._refuse(result)
+                    self._wanted.refuse(result)
                 case PartialForgotten(coded_digest):
-                    self._start_again(coded_digest)
-
-    def _written(self, result: BlockWritten) -> None:
-        block, owner = result.block, result.block.owner
-        self._decoder.give_back(block)
-        self._patient = True
-        if result.whole:
-            return
-        for start, end in result.ranges:
-            owner.have.add(start, end)
-        if result.ranges and owner.wanted:
-            self._have.setdefault(owner.entry.coded_digest, owner.have)
-        shape = block.shape
-        if block.complete and not owner.have.covers(shape.offset, shape.offset + shape.size):
-            # given up or with the intake meanwhile: let the block come again, should it be needed
-            owner.done = RangeSet(_without(owner.done, shape.sbn))
-
-    def _taken(self, result: ObjectTaken) -> None:
-        entry = result.owner.entry
-        owner = self._receiving.pop(entry.coded_digest, result.owner)
-        owner.wanted = result.owner.wanted = False
-        if owner.session in self._sessions.values():
-            _keep(self._settled, owner, TRACKED_OBJECTS_MAX)
-        self._have.pop(entry.coded_digest, None)
-        log.info(
-            "object_received",
-            kind=entry.kind.name.lower(),
-            digest=entry.digest,
-            bytes=entry.content_size,
-            wire_bytes=entry.geometry.size,
-        )
-
-    def _refuse(self, result: ObjectRefused) -> None:
-        entry = result.owner.entry
-        self._drop(result.drop)
-        log.warning("object_dropped", digest=entry.digest, reason=result.drop.value, detail=result.detail)
-        if result.drop is Drop.CODED_DIGEST_MISMATCH:  # damaged on our side; the next pass may bring it right
-            self._decoder.forget(result.owner)
-            self._start_again(entry.coded_digest)
-            return
-        self._have.pop(entry.coded_digest, None)
-        owner = self._receiving.pop(entry.coded_digest, result.owner)
-        owner.wanted = result.owner.wanted = False
-        self._refused[_identity(entry)] = None
-        if len(self._refused) > REFUSED_MAX:
-            self._refused.popitem(last=False)
-
-    def _start_again(self, coded_digest: str) -> None:
-        self._have.pop(coded_digest, None)
-        owner = self._receiving.get(coded_digest)
-        if owner is not None:
-            self._decoder.forget(owner)
+                    self._wanted.start_again(coded_digest)
 
     def _tell_strangers(self) -> None:
         """Say once why announcements are refused: to whoever set up keys, silence would look like a broken link."""
@@ -345,24 +349,30 @@ class _Capture:
                 self._told.add(reason)
                 log.warning("session_refused", reason=reason.value, advice=advice)
 
-    def _drop(self, reason: Drop) -> None:
-        self._decoder.counters.drops[reason] += 1
-
     # --- what status sees ------------------------------------------------------------------------------------------
 
     def _counts(self) -> dict[str, int]:
-        counters = self._decoder.counters
-        return {
-            "datagrams": counters.datagrams,
-            "bytes": counters.bytes,
-            "symbols": counters.symbols,
-            "surplus": counters.surplus,
-            "repaired": counters.repaired,
-            "blocks": counters.blocks,
-            "lost": self._decoder.lost,
-            "kernel_drops": self._link.kernel_drops,
-            **{f"drop.{drop.value}": count for drop, count in counters.drops.items()},
-        }
+        """The counters of all lanes together."""
+        counts = Counter(tally(self._decoder, self._link))
+        for far in self._far:
+            counts.update(far.counts)
+        return counts
+
+    def _lanes(self, lane_0: dict[str, int]) -> list[dict[str, Any]]:
+        """What each lane has received; nothing unless there are several."""
+        if not self._far:
+            return []
+        found: list[tuple[dict[str, int], float, str]] = [(lane_0, self._last_datagram, self._link.path)]
+        found += [(far.counts, far.last_datagram, far.path) for far in self._far]
+        return [
+            {
+                "datagrams": counts.get("datagrams", 0),
+                "lost": counts.get("lost", 0),
+                "last_datagram": last_datagram,
+                "path": path,
+            }
+            for counts, last_datagram, path in found
+        ]
 
     def _publish_live(self, now: float, state: str) -> None:
         counts = self._counts()
@@ -370,50 +380,26 @@ class _Capture:
         rate = (counts["bytes"] - bytes_before) * 8 / (now - before) if now > before else 0.0
         self._rate_mark = (now, counts["bytes"])
         drops = {name.removeprefix("drop."): count for name, count in counts.items() if name.startswith("drop.")}
-        worst = self._decoder.counters
+        counters = self._decoder.counters
+        worst = max(
+            [(counters.worst_repair, counters.worst_repair_of), *(far.worst_repair for far in self._far)],
+            key=lambda pair: pair[0] / max(1, pair[1]),
+        )
         document = {
             "state": state,
             **{name: count for name, count in counts.items() if not name.startswith("drop.")},
             "drops": drops,
-            "worst_repair": [worst.worst_repair, worst.worst_repair_of],
+            "worst_repair": list(worst),
             "session": self._session,
-            "last_datagram": self._last_datagram,
+            "last_datagram": max([self._last_datagram, *(far.last_datagram for far in self._far)]),
             "last_beacon": self._last_beacon,
             "closed": max(self._closed.values()) if 0 < len(self._closed) == len(self._sessions) else None,
-            "objects": [
-                {
-                    "digest": owner.entry.digest,
-                    "kind": owner.entry.kind.name.lower(),
-                    "done_bytes": min(owner.have.total, owner.entry.geometry.size),
-                    "size": owner.entry.geometry.size,
-                }
-                for owner in islice(self._receiving.values(), 100)
-            ],
+            "objects": self._wanted.shown(),
             "rate_bits": round(rate),
             "path": self._link.path,
+            "lanes": self._lanes(tally(self._decoder, self._link)),
         }
         self._ledger.publish(document, counts)
         notify.status(
-            f"{state}, {counts['datagrams']} datagrams, {counts['lost']} lost, {len(self._receiving)} objects open"
+            f"{state}, {counts['datagrams']} datagrams, {counts['lost']} lost, {len(self._wanted)} objects open"
         )
-
-
-def _identity(entry: ObjectEntry) -> tuple[object, ...]:
-    return entry.kind, entry.coding, entry.digest, entry.content_size, entry.coded_digest
-
-
-def _keep(objects: OrderedDict[str, IncomingObject], owner: IncomingObject, most: int) -> None:
-    """Put *owner* at the end; the oldest gives way beyond *most*."""
-    objects[owner.entry.coded_digest] = owner
-    objects.move_to_end(owner.entry.coded_digest)
-    if len(objects) > most:
-        objects.popitem(last=False)
-
-
-def _without(numbers: RangeSet, number: int) -> Iterator[tuple[int, int]]:
-    for start, end in numbers:
-        if start <= number < end:
-            yield start, number
-            yield number + 1, end
-        else:
-            yield start, end

@@ -102,11 +102,16 @@ class Link:
             log.info("gro_off", reason=trial.reason)
         return trial.works is not False
 
+    def watch(self, descriptor: int) -> None:
+        """Let :meth:`wait` return when *descriptor* is readable, too."""
+        self._poll.register(descriptor, select.POLLIN)
+
     def wait(self, timeout: float) -> bool:
-        """Wait up to *timeout* seconds for something to read."""
+        """Wait up to *timeout* seconds; whether there is something to receive."""
         if self._slots is not None and self._slots.pending:
             return True
-        return bool(self._poll.poll(timeout * 1000))
+        ours = self._socket.fileno()
+        return any(descriptor == ours for descriptor, _ in self._poll.poll(timeout * 1000))
 
     def receive(self, into: ReceiveBuffer) -> tuple[int, int]:
         """Return (bytes received, size of each datagram); (0, 0) when nothing is there, (0, 1) for an empty one.

@@ -44,6 +44,7 @@ class FarLane:
         self.wire_bytes = self.datagrams = self.sealed = 0
         self.path = "?"
         self.down = False
+        self._gone = False
         self._orders: dict[int, Order] = {}  # by serial number
         self._serial = 0
         self._announced: list[int] = []
@@ -131,12 +132,15 @@ class FarLane:
             self.dropped.append(order)
 
     def _ended(self) -> NoReturn:
+        self._gone = True
         how = self._child.end()
         code = EXIT_USAGE if how == f"exit code {EXIT_USAGE}" else 1
         raise UserError(f"lane {self.number}: its process has ended ({how}), see the line before", exit_code=code)
 
     def close(self) -> None:
         """End the process."""
+        if self._gone:
+            return
         how = self._child.end()
         if how != "exit code 0":
             log.warning("lane_ended", lane=self.number, how=how)

@@ -186,6 +186,7 @@ class Wire:
         datagram_bytes: int = 1472,
         signer: Ed25519PrivateKey | None = None,
         profile: LinkProfile | None = None,
+        lanes: int = 1,
     ) -> None:
         self.profile = profile or LinkProfile(symbol_bytes(datagram_bytes), k=50, m=8, depth=10)
         self.now = 0.0
@@ -198,6 +199,7 @@ class Wire:
             datagrams_per_second=10_000,
             now=0.0,
             unix_now=time.time(),
+            lanes=lanes,
         )
         count = datagrams_per_burst(datagram_bytes)
         self._view = BurstView(memoryview(bytearray(count * datagram_bytes)), datagram_bytes, count)
@@ -245,9 +247,9 @@ def is_symbol(datagram: bytes) -> bool:
 class Mouth:
     """A UDP socket that sends datagrams no faster than a receiver of small buffers takes them."""
 
-    def __init__(self, side: Side) -> None:
+    def __init__(self, side: Side, lane: int = 0) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.connect(("127.0.0.1", side.port))
+        self._socket.connect(("127.0.0.1", side.port + lane))
         self._per_second = 40_000 if os.geteuid() == 0 else 8_000  # root's receive buffer is larger
 
     def say(self, datagrams: Iterable[bytes]) -> None:

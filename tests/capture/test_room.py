@@ -45,8 +45,9 @@ class InProcess:
         link = Link(settings.listen.on, settings.listen.receive_buffer)
         self.granted = link.receive_buffer
         private = keys.load_hpke_key(settings.hpke_key, created_by="test")
-        decoder = Decoder(side.trusted, private, Remembered(), buffers=BUFFERS)
-        self.capture = _Capture(settings, ReceiverJournal(settings.journal), link, decoder, side.trusted)
+        remembered = Remembered()
+        decoder = Decoder(side.trusted, private, remembered, buffers=BUFFERS)
+        self.capture = _Capture(settings, ReceiverJournal(settings.journal), link, decoder, side.trusted, remembered)
         self.capture.run(self.stop)
         self.capture.close()
 

@@ -46,9 +46,11 @@ def outcome(parse: Callable[[], Result]) -> tuple[Result | None, Drop | None]:
 class Receiver:
     """Wants every object, writes what completes into memory, keeps every event."""
 
-    def __init__(self, *, senders: tuple[str, ...] = ("sender",), buffers: int = BUFFERS_MAX) -> None:
+    def __init__(
+        self, *, senders: tuple[str, ...] = ("sender",), buffers: int = BUFFERS_MAX, lane: int | None = None
+    ) -> None:
         self.remembered = Remembered()
-        self.decoder = Decoder(trusted(*senders), RECEIVER, self.remembered, buffers=buffers)
+        self.decoder = Decoder(trusted(*senders), RECEIVER, self.remembered, buffers=buffers, lane=lane)
         self.buffer = ReceiveBuffer()
         self.events: list[Event] = []
         self.contents: dict[str, bytearray] = {}

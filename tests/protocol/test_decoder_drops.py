@@ -217,6 +217,22 @@ def test_a_block_begun_before_its_object_was_forgotten_does_not_count_for_it() -
     assert bytes(receiver.contents[announced.entry.coded_digest]) == content
 
 
+def test_a_decoder_of_one_lane_takes_no_other() -> None:
+    """Each lane's packet numbers are seen by one decoder only, or a replay would be new to the other."""
+    session = s.Session(lanes=2)
+    receiver = Receiver(lane=1)
+    lane_1 = 1 << 56
+    receiver.feed_each([*session.fragments(), session.control(s.OBJECTS, 0, ENTRY)])
+    assert receiver.drops == {"wrong_lane": 1}
+    receiver.feed_each([session.control(s.OBJECTS, lane_1, ENTRY)])
+    receiver.feed(session.symbol(1, CONTENT[:512]))
+    assert receiver.drops == {"wrong_lane": 2}
+    receiver.feed(session.symbol(lane_1 | 1, CONTENT[:512]))
+    assert isinstance(receiver.events[-1], BlockComplete)
+    receiver.feed(session.symbol(2 << 56, CONTENT[:512]))
+    assert receiver.drops == {"wrong_lane": 2, "bad_field": 1}
+
+
 def test_every_reason_is_reached_by_a_vector_or_a_test_here() -> None:
     """Those of the decoder and the parsers; digests of whole objects are compared by who stores them."""
     reached = {vector.expect for vector in catalogue()} - {"ok"}
@@ -226,6 +242,7 @@ def test_every_reason_is_reached_by_a_vector_or_a_test_here() -> None:
         Drop.BLOCK_ABANDONED,
         Drop.TOO_MANY_OBJECTS,
         Drop.FRAGMENT_EVICTED,
+        Drop.WRONG_LANE,
     }
     stores = {Drop.CODED_DIGEST_MISMATCH, Drop.CONTENT_DIGEST_MISMATCH}
     assert {drop.value for drop in Drop} == reached | {drop.value for drop in here | stores}
