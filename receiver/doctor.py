@@ -63,13 +63,13 @@ class Needs:
     profile: LinkProfile
 
     @classmethod
-    def of(cls, facts: LinkFacts, rate: float, *, ip_header: int) -> Needs:
+    def of(cls, facts: LinkFacts, rate: float, *, ip_header: int, lanes: int = 1) -> Needs:
         """Work out the needs; UserError for an MTU that no link has."""
         if not MTU_MIN <= facts.mtu <= MTU_MAX:
             raise UserError(f"--mtu: {facts.mtu} is not from {MTU_MIN} to {MTU_MAX}", exit_code=EXIT_USAGE)
         size = datagram_bytes_for_mtu(facts.mtu, ip_header)
         wire = size + ip_header + 8
-        profile = profile_for_link(symbol_bytes(size), rate / 8 / wire, facts.repair, facts.outage)
+        profile = profile_for_link(symbol_bytes(size), rate / lanes / 8 / wire, facts.repair, facts.outage)
         share = profile.symbol_bytes / wire * profile.k / (profile.k + profile.m)
         return cls(rate, rate * share, size, wire, profile)
 
@@ -80,7 +80,8 @@ def doctor(settings: ReceiverSettings, facts: LinkFacts, *, as_json: bool) -> in
     machine = host.Host()
     interface, reason = listening_interface(machine, settings.listen.on.host, facts.interface)
     rate, rate_from = link_rate(machine, settings, facts, interface)
-    needs = Needs.of(facts, rate, ip_header=40 if settings.listen.on.family == socket.AF_INET6 else 20)
+    ip_header = 40 if settings.listen.on.family == socket.AF_INET6 else 20
+    needs = Needs.of(facts, rate, ip_header=ip_header, lanes=settings.listen.lanes)
     report = Report("receiver", rate, rate_from)
     if interface is None:
         report.findings.append(Finding("interface", reason, "one", "warn", "--interface NAME"))
@@ -185,10 +186,14 @@ def _kernel(report: Report, machine: host.Host, settings: ReceiverSettings, need
 
 
 def _protocol(report: Report, settings: ReceiverSettings, needs: Needs, mtu: int) -> None:
-    rate = needs.rate
+    lanes = settings.listen.lanes
+    if lanes > 1:
+        report.findings.append(checks.lanes(lanes, host.cores(), "listen.lanes"))
+    share = checks.lane_share(lanes, host.cores())  # of the rate, that one core has to manage
+    rate, content = needs.rate * share, needs.content * share
 
     def mend(found: float, needed: float) -> str:
-        return "on the sender " + checks.lower_rate("link.rate", found, needed, rate)
+        return "on the sender " + checks.lower_rate("link.rate", found, needed, needs.rate)
 
     received = math.inf  # where loopback cannot be used, opening stands for the loop
 
@@ -218,8 +223,8 @@ def _protocol(report: Report, settings: ReceiverSettings, needs: Needs, mtu: int
         checks.throughput(
             "decode",
             decoded,
-            needs.content,
-            mend=mend(decoded, needs.content) if native else "pip install pyeclib",
+            content,
+            mend=mend(decoded, content) if native else "pip install pyeclib",
             what=f"{code}, k={needs.profile.k} m={needs.profile.m}, {_LOSS:.0%} lost",
         )
     )

@@ -34,6 +34,7 @@ listen:
   on: {listen:<28} # where the diode's datagrams arrive; `rate: 1Gbit` below it is what `doctor` judges by
   # receive_buffer: 32MiB          # asked of the kernel: what arrives while the process is busy waits there
   # silence_alarm: 30s             # status raises the alarm when no datagram came for so long
+  # lanes: 1                       # as many as the sender has (link.lanes), at port, port + 1, …
   # gro: auto                      # mmsg: many datagrams a call without GRO; off: each by itself
 
 publish:                           # to a registry or into an OCI image layout, one of the two

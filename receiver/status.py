@@ -135,11 +135,15 @@ def _link(settings: ReceiverSettings, journal: ReceiverJournal, now: float) -> d
     elif alive and document.get("session") is None:
         refused = sorted(_REFUSALS & {name for name, count in document.get("drops", {}).items() if count})
         alarms += [f"datagrams arrive and no session opens: dropped as {', '.join(refused)}"] if refused else []
+    lanes = document.get("lanes", []) if alive else []
+    if not alarms:
+        alarms += _silent_lanes(lanes, now, settings.listen.silence_alarm)
     beacon = document.get("last_beacon") or 0.0
     return {
         "capture": state if stopped or alive else "not running",
         "session": document.get("session") if alive else None,
         "path": document.get("path"),
+        "lanes": lanes,
         "rate_bits": document.get("rate_bits", 0) if alive else 0,
         "last_datagram_ago": silence,
         "last_beacon_ago": now - beacon if beacon else None,
@@ -152,6 +156,17 @@ def _link(settings: ReceiverSettings, journal: ReceiverJournal, now: float) -> d
         },
         "alarms": alarms,
     }
+
+
+def _silent_lanes(lanes: list[dict[str, Any]], now: float, most: float) -> list[str]:
+    """Return an alarm for each lane that hears nothing while the link is alive."""
+    found = []
+    for number, lane in enumerate(lanes):
+        last = lane["last_datagram"]
+        if now - last > most:
+            ago = f"for {human_duration(now - last)}" if last else "ever"
+            found.append(f"lane {number} is silent: no datagram {ago}; look at link.lanes of the sender and its port")
+    return found
 
 
 def _publishing(journal: ReceiverJournal, now: float) -> dict[str, Any]:
@@ -250,6 +265,8 @@ def _print_link(link: dict[str, Any], publishing: dict[str, Any]) -> None:
         ("symbols repaired", f"{received['repaired']:,}"),
         ("symbols not needed", f"{received['surplus']:,}"),
     ]
+    for number, lane in enumerate(link["lanes"]):
+        rows.append((f"lane {number}", f"{lane['datagrams']:,} datagrams, {lane['lost']:,} lost"))
     rows += [(f"dropped: {reason}", f"{count:,}") for reason, count in link["drops"].items()]
     table(("link", ""), rows)
 

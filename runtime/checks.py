@@ -43,6 +43,20 @@ def throughput(
     return Finding(check, shown, human_rate(needed), verdict, "" if verdict == "ok" else mend, round(found), "bit/s")
 
 
+def lanes(count: int, cores: int, key: str) -> Finding:
+    """Judge how many lanes there are: each is a process that may take a core for itself."""
+    few = cores < count
+    mend = f"{key}: {cores}, on both sides, or more cores"
+    return Finding(
+        "lanes", f"{count} on {cores} cores", "a core each", "warn" if few else "ok", mend if few else "", count
+    )
+
+
+def lane_share(count: int, cores: int) -> float:
+    """Return the share of the link's rate that a core has to manage."""
+    return 1 / max(1, min(count, cores))
+
+
 def lower_rate(key: str, found: float, needed: float, rate: float) -> str:
     """Return the line that sets *key* to what a piece of work that does *found* of *needed* leaves of *rate*."""
     megabits = rate * found / needed / MARGIN / 1e6

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import platform
 import socket
 import struct
@@ -24,6 +25,11 @@ _IP_MTU: Final = 14
 _IPV6_MTU: Final = 24
 _SO_RCVBUFFORCE: Final = 33
 _UNKNOWN_SPEED: Final = 2**32 - 1
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ class Needs:
         ip_header = 40 if version == 6 else 20
         size = datagram_bytes_for_mtu(link.mtu, ip_header)
         wire = size + ip_header + 8
-        profile = profile_for_link(symbol_bytes(size), link.rate / 8 / wire, link.repair, link.outage)
+        profile = profile_for_link(symbol_bytes(size), link.lane_rate / 8 / wire, link.repair, link.outage)
         share = profile.symbol_bytes / wire * profile.k / (profile.k + profile.m)
         return cls(link.rate, link.rate * share, size, wire, profile)
 
@@ -137,10 +137,14 @@ def _kernel(report: Report, settings: SenderSettings) -> None:
 
 
 def _protocol(report: Report, settings: SenderSettings, needs: Needs) -> None:
-    rate = needs.rate
+    link = settings.link
+    if link.lanes > 1:
+        report.findings.append(checks.lanes(link.lanes, host.cores(), "link.lanes"))
+    share = checks.lane_share(link.lanes, host.cores())  # of the rate, that one core has to manage
+    rate, content = needs.rate * share, needs.content * share
 
     def mend(found: float, needed: float) -> str:
-        return checks.lower_rate("link.rate", found, needed, rate)
+        return checks.lower_rate("link.rate", found, needed, needs.rate)
 
     sent = math.inf  # where loopback cannot be used, the other two stand for the loop
 
@@ -163,12 +167,12 @@ def _protocol(report: Report, settings: SenderSettings, needs: Needs) -> None:
         checks.throughput(
             "encode",
             encoded,
-            needs.content,
-            mend=mend(encoded, needs.content) if native else "pip install pyeclib",
+            content,
+            mend=mend(encoded, content) if native else "pip install pyeclib",
             what=f"{'ISA-L' if native else 'portable code, no pyeclib'}, k={needs.profile.k} m={needs.profile.m}",
         )
     )
-    load = rate / sent + rate / sealed + needs.content / encoded
+    load = rate / sent + rate / sealed + content / encoded
     report.findings.append(
         checks.throughput(
             "transmit loop", rate / load, rate, mend=mend(rate / load, rate), what="the three above on one core"

@@ -37,6 +37,15 @@ def test_throughput(found: float, essential: bool, verdict: str) -> None:
     assert finding.found.endswith("bit/s (AES)")
 
 
+@pytest.mark.parametrize(("lanes", "cores", "verdict", "share"), [(4, 8, "ok", 1 / 4), (4, 2, "warn", 1 / 2)])
+def test_lanes_share_the_rate_as_far_as_there_are_cores(lanes: int, cores: int, verdict: str, share: float) -> None:
+    finding = checks.lanes(lanes, cores, "link.lanes")
+    assert finding.verdict == verdict
+    assert finding.mend == ("" if verdict == "ok" else "link.lanes: 2, on both sides, or more cores")
+    assert checks.lane_share(lanes, cores) == share
+    assert checks.lane_share(1, cores) == 1
+
+
 def test_the_rate_that_is_proposed_can_be_met() -> None:
     assert checks.lower_rate("link.rate", 5e8, 1e9, 1e9) == "link.rate: 400Mbit"
     assert checks.lower_rate("link.rate", 1, 1e9, 1e9) == "link.rate: 1Mbit"

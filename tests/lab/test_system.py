@@ -59,8 +59,9 @@ def two_platforms() -> Image:
     return image
 
 
+@pytest.mark.parametrize("lanes", [1, 2])
 async def test_images_cross_from_registry_to_registry_and_nothing_comes_back(
-    lab: OneWay, registries: Registries, make_sides: MakeSides, tmp_path: Path
+    lab: OneWay, registries: Registries, make_sides: MakeSides, tmp_path: Path, lanes: int
 ) -> None:
     layout = Layout(tmp_path / "layout")
     image = two_platforms()
@@ -71,11 +72,11 @@ async def test_images_cross_from_registry_to_registry_and_nothing_comes_back(
     later = registries.upload(layout.root, "library/redis", "7")
 
     lab.set_loss(100)
-    sides = make_sides("internal")
+    sides = make_sides(f"internal{lanes}", lanes=lanes)
     sides.list_images(f"docker.io/{NAME}:1.27@{root}")
     receiver = sides.start_receiver()
     sender = sides.start_sender()
-    target = f"internal/docker.io/{NAME}"
+    target = f"internal{lanes}/docker.io/{NAME}"
     until(lambda: registries.tagged(target, "1.27") == root, 25, f"{target}:1.27 is in the internal registry")
 
     up, down = f"{UPSTREAM}/{NAME}:1.27", f"{INTERNAL}/{target}:1.27"
@@ -87,7 +88,9 @@ async def test_images_cross_from_registry_to_registry_and_nothing_comes_back(
 
     sides.list_images(f"docker.io/{NAME}:1.27@{root}", f"redis:7@{later}")  # both keep running
     until(
-        lambda: registries.tagged("internal/docker.io/library/redis", "7") == later, 20, "the added image has arrived"
+        lambda: registries.tagged(f"internal{lanes}/docker.io/library/redis", "7") == later,
+        20,
+        "the added image has arrived",
     )
 
     counts = lab.counts()
@@ -97,6 +100,7 @@ async def test_images_cross_from_registry_to_registry_and_nothing_comes_back(
     until(lambda: sides.status("receiver")["ok"], 10, "status says that all is well")
     seen = sides.status("receiver")
     assert seen["link"]["received"]["repaired"] > 0
+    assert len(seen["link"]["lanes"]) == (lanes if lanes > 1 else 0)
     assert (sender.stop(), receiver.stop()) == (0, 0)
 
 

@@ -139,6 +139,13 @@ class Registries:
         self.skopeo(side, "copy", *options, source, target)
 
 
+def _uncomment(path: Path, default: str, line: str) -> None:
+    """Set a key that ``init`` has written as a comment with its default."""
+    text = path.read_text()
+    assert f"  # {default} " in text
+    path.write_text(text.replace(f"  # {default} ", f"  {line} "))
+
+
 @dataclass
 class Sides:
     """A sender on the low side and a receiver on the high side, made by ``init`` and run by ``run``."""
@@ -148,6 +155,7 @@ class Sides:
     prefix: str
     rate: str = "400Mbit"
     repeats: dict[str, Any] = field(default_factory=dict)
+    lanes: int = 1
     receiver_pub: Path | None = None
     processes: list[Process] = field(default_factory=list)
 
@@ -159,16 +167,15 @@ class Sides:
             )
         public = self.receiver_pub or self.high / "keys/receiver.pub"
         self._command("sender", "init", self.low, "--to", f"{HIGH}:{PORT}", "--rate", self.rate, "-r", public)
+        _uncomment(self.low / "sender.yaml", "lanes: 1", f"lanes: {self.lanes}")
         with (self.low / "sender.yaml").open("a") as settings:
             settings.write(f"\nrepeats: {json.dumps({'release_every': '1s', **self.repeats})}\n")
             access = {"docker.io": {"location": UPSTREAM, "plain_http": True}}
             settings.write(f"fetch: {json.dumps({'registries': access})}\n")
         if self.receiver_pub is None:
             self._command("receiver", "init", self.high, "--sender", self.low / "keys/sender.pub")
-            settings_path = self.high / "receiver.yaml"
-            text = settings_path.read_text()
-            assert "  # prefix: internal " in text
-            settings_path.write_text(text.replace("  # prefix: internal ", f"  prefix: {self.prefix} "))
+            _uncomment(self.high / "receiver.yaml", "prefix: internal", f"prefix: {self.prefix}")
+            _uncomment(self.high / "receiver.yaml", "lanes: 1", f"lanes: {self.lanes}")
 
     def list_images(self, *pins: str) -> None:
         """Write images.yaml as an editor does."""

@@ -159,23 +159,23 @@ def edited(path: Path, old: str, new: str) -> None:
         (
             "  layout: published",
             "  registry: {url: 'http://a'}\n  layout: published",
-            "{file}:15: publish: give either registry or layout",
+            "{file}:16: publish: give either registry or layout",
         ),
-        ("  layout: published", "  registry: {url: 'http://a'}", "{file}:15: publish: serve needs layout"),
+        ("  layout: published", "  registry: {url: 'http://a'}", "{file}:16: publish: serve needs layout"),
         (
             "  # prefix: internal",
             "  prefix: In/",
-            "{file}:23: publish.prefix: 'In/' is not the beginning of a repository name; give lower-case letters and "
+            "{file}:24: publish.prefix: 'In/' is not the beginning of a repository name; give lower-case letters and "
             "digits, joined by single . _ - or /",
         ),
         (
             "  layout: published",
             "  registry: {url: 'registry:5000'}\n  # published",
-            "{file}:16: publish.registry.url: 'registry:5000' is not the address of a registry; give e.g. "
+            "{file}:17: publish.registry.url: 'registry:5000' is not the address of a registry; give e.g. "
             "https://registry.internal:5000",
         ),
         ("state: state", "# state", "{file}:1: state: is missing; add this key"),
-        ("  # parallel: 4", "  parallel: 0", "{file}:24: publish.parallel: 0 is too small; give at least 1"),
+        ("  # parallel: 4", "  parallel: 0", "{file}:25: publish.parallel: 0 is too small; give at least 1"),
         ("  - keys/sender.pub", "  []", "{file}:6: senders: [] has too few items; give at least 1"),
     ],
 )
