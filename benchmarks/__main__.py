@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import bursts, codec, goodput, memory, pacing, peers, pipeline, registry, report, sizes
+from benchmarks import bursts, codec, memory, pacing, peers, pipeline, profile, registry, report, sizes
 from benchmarks.measure import machine
 from tests.support.processes import ROOT
 
@@ -25,10 +25,10 @@ _MODES: Final = ("full", "quick", "tiny")
 MEASUREMENTS: Final[dict[str, Callable[[str], dict[str, Any]]]] = {
     "codec": lambda mode: codec.measure(_of(mode, codec.FULL, codec.QUICK, codec.TINY)),
     "pipeline": lambda mode: pipeline.measure(_of(mode, pipeline.FULL, pipeline.QUICK, pipeline.TINY)),
-    "goodput": lambda mode: goodput.measure(_of(mode, goodput.FULL, goodput.QUICK, goodput.TINY)),
     "bursts": lambda mode: bursts.measure(_of(mode, bursts.FULL, bursts.QUICK, bursts.TINY)),
     "pacing": lambda mode: pacing.measure(_of(mode, pacing.FULL, pacing.QUICK, pacing.TINY)),
     "peers": lambda mode: peers.measure(_of(mode, peers.FULL, peers.QUICK, peers.TINY)),
+    "profile": lambda mode: profile.measure(_of(mode, profile.FULL, profile.QUICK, profile.TINY)),
     "registry": lambda mode: registry.measure(_of(mode, registry.FULL, registry.QUICK, registry.TINY)),
     "sizes": lambda mode: sizes.measure(_of(mode, sizes.FULL, sizes.QUICK, sizes.TINY)),
     "memory": lambda mode: memory.measure(_of(mode, memory.FULL, memory.QUICK, memory.TINY)),

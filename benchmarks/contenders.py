@@ -32,6 +32,7 @@ _UDPCAST_PORT: Final = 9_000
 _PYDIODE_PORT: Final = 4_600
 _FLUTE_PORT: Final = 4_700
 _FLUTE_BYTES_MAX: Final = 60 * MEGA
+_PYDIODE_TWICE_BYTES_MAX: Final = 250 * MEGA
 _UDPCAST_BYTES_MAX: Final = 100 * MEGA  # a second and more at its fastest
 
 
@@ -90,6 +91,8 @@ class Pydiode:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"pydiode, redundancy {self.redundancy}")
+        if self.redundancy > 1:  # half as fast, and where something is lost it waits for long
+            object.__setattr__(self, "size_max", _PYDIODE_TWICE_BYTES_MAX)
 
     def missing(self) -> str | None:
         """See Contender."""

@@ -22,7 +22,7 @@ from benchmarks.arrivals import Packets
 from benchmarks.measure import MEGA
 from benchmarks.places import Place
 from benchmarks.search import Run
-from benchmarks.usage import Usage, Used
+from benchmarks.usage import ThreadCpu, Usage, Used
 from oci.blobs import BlobStore
 from protocol.objects import Coding, Kind
 from receiver.journal import ReceiverJournal
@@ -76,6 +76,7 @@ class Carried(Run):
 
     counts: dict[str, int] = field(default_factory=dict)
     used: dict[str, Used] = field(default_factory=dict)
+    threads: dict[str, dict[str, ThreadCpu]] = field(default_factory=dict)
 
 
 class Crossing:
@@ -139,7 +140,7 @@ class Crossing:
             capture.stop()
         wire, counts = self._counts()
         note = f"{counts['kernel_drops']} kernel drops" if counts["kernel_drops"] else "lost beyond repair"
-        return Carried(seconds, wire, "" if whole else note, counts, usage.used())
+        return Carried(seconds, wire, "" if whole else note, counts, usage.used(), usage.threads())
 
     def _start(self, processes: Processes, side: str, role: str, prefix: list[str], *more: str) -> Process:
         argv = [*command(f"checkvalve-{side}"), role, "--config", str(self.folder / f"{side}.yaml"), *more]

@@ -10,8 +10,8 @@ import json
 import os
 import secrets
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -135,6 +135,9 @@ def loopback(mtu: int) -> Iterator[Loopback]:
         yield built
     finally:
         built.down()
+
+
+PLACES: Final[dict[str, Callable[[int], AbstractContextManager[Place]]]] = {"lab": lab, "loopback": loopback}
 
 
 def scratch_folder() -> str | None:

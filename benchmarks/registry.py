@@ -9,6 +9,7 @@ internal one, on the side where the upstream is. Rounds alternate, in one run.
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import statistics
 import tempfile
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,7 +39,7 @@ class Effort:
 
     size: int = 600 * MEGA
     rounds: int = 3
-    rate: str = "1500Mbit"
+    rate: str = "2500Mbit"
     timeout_s: float = 60.0
 
 
@@ -55,7 +57,7 @@ def measure(effort: Effort) -> dict[str, Any]:
         OneWay() as lab,
         _world(lab, Path(scratch)) as world,
     ):
-        sides = Sides(lab, world.folder / "sides", "internal", rate=effort.rate, repeats={"carousel": "3s"})
+        sides = Sides(lab, world.folder / "sides", "internal", rate=effort.rate, repeats={"carousel": "20s"})
         try:
             receiver, sender = sides.start_receiver(), sides.start_sender()
             sender.wait_line("session_opened")
@@ -65,12 +67,14 @@ def measure(effort: Effort) -> dict[str, Any]:
             said = sides.stop()
     if any(each["diode"] is None for each in rounds):
         return {"skipped": f"an image did not cross within {effort.timeout_s:g} s at {effort.rate}: {said[-300:]}"}
+    stages = {name: Spread.of([each[name] for each in rounds]).as_json() for name in ("fetch", "cross", "publish")}
     diode, direct = ([each[way] for each in rounds] for way in ("diode", "skopeo"))
     return {
         "layer_bytes": effort.size,
         "rate": effort.rate,
         "diode_s": Spread.of(diode).as_json(),
         "skopeo_s": Spread.of(direct).as_json(),
+        "stages_s": stages,
         "ratio": round(statistics.median(diode) / statistics.median(direct), 2),
         "used": {side: asdict(used) for side, used in usage.used().items()},
     }
@@ -87,7 +91,7 @@ def _world(lab: OneWay, folder: Path) -> Iterator[Registries]:
         yield Registries(lab, folder, data)
 
 
-def _round(world: Registries, sides: Sides, number: int, effort: Effort) -> dict[str, float | None]:
+def _round(world: Registries, sides: Sides, number: int, effort: Effort) -> dict[str, Any]:
     """Bring a new image upstream, then both ways; which goes first alternates."""
     layout, tag = Layout(world.folder / "layout"), str(number)
     asyncio.run(random_image(layout, NAME, tag, [effort.size], seed=number))
@@ -100,16 +104,30 @@ def _round(world: Registries, sides: Sides, number: int, effort: Effort) -> dict
         return timed(lambda: world.skopeo(world.lab.in_low, "copy", *options, source, target))
 
     def diode() -> float | None:
-        start = time.monotonic()
+        start, listed = time.monotonic(), time.time()
         sides.list_images(f"docker.io/{NAME}:{tag}@{digest}")
         while world.tagged(f"internal/docker.io/{NAME}", tag) != digest:
             if time.monotonic() > start + effort.timeout_s:
                 return None
             time.sleep(POLL_S)
+        stages.update(_stages(sides, listed, time.time()))
         return time.monotonic() - start
 
+    stages: dict[str, float] = {}
     ways = {"skopeo": skopeo, "diode": diode}
     order = list(ways) if number % 2 == 0 else list(reversed(ways))
     taken = {way: ways[way]() for way in order}
     print("  " + ", ".join(f"{way} {seconds or 0:.1f} s" for way, seconds in taken.items()), flush=True)
-    return taken
+    return taken | stages
+
+
+def _stages(sides: Sides, listed: float, tagged: float) -> dict[str, float]:
+    """Return what of the time between listing and tag (Unix times) went where, by the last events of the logs."""
+    lines = [line for process in sides.processes for line in process.lines()]
+    fetched, received = _last(lines, '"round_finished"'), _last(lines, '"kind": "blob"')
+    return {"fetch": fetched - listed, "cross": received - fetched, "publish": tagged - received}
+
+
+def _last(lines: list[str], what: str) -> float:
+    found = [json.loads(line)["timestamp"] for line in lines if what in line]
+    return max((datetime.fromisoformat(each).timestamp() for each in found), default=0.0)

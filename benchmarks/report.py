@@ -105,7 +105,7 @@ _RENDERERS: Final[dict[str, Callable[[Figures], str]]] = {
     "pipeline": _pipeline,
     "bursts": report_links.bursts,
     "peers": lambda figures: f"{_PEER_PLOTS}\n\n{report_links.peers(figures)}",
-    "goodput": report_links.peers,
+    "profile": report_costs.profile,
     "registry": report_costs.registry,
     "sizes": report_costs.sizes,
     "pacing": report_costs.pacing,

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-from benchmarks.tables import spread, table
+from benchmarks.tables import percent, spread, table
+
+_STAGES: Final = {
+    "fetch": "fetching: upstream registry to the low spool",
+    "cross": "crossing: low spool to high spool",
+    "publish": "publishing: high spool to the internal registry",
+}
 
 
 def registry(figures: dict[str, Any]) -> str:
     """Both ways and their ratio."""
     rows = [
         ["checkvalve across the diode, registry to registry", spread(figures["diode_s"], 1)],
+        *(["- of which " + what, spread(figures["stages_s"][key], 1)] for key, what in _STAGES.items()),
         ["skopeo copy, no diode", spread(figures["skopeo_s"], 1)],
         ["ratio of the medians (goal: at most 1)", f"{figures['ratio']:g}"],
     ]
@@ -42,6 +49,35 @@ def sizes(figures: dict[str, Any]) -> str:
     ]  # fmt: skip
     note = f"Link at {figures['rate_mbit']} Mbit/s, MTU {figures['mtu']}, no loss; CPU includes starting and ending."
     return f"{note}\n\n{table(head, rows)}"
+
+
+_WORK: Final = {
+    ("transmit", "transmit"): "seal, send, pace, schedule",
+    ("transmit", "blocks"): "read, encode",
+    ("capture", "capture"): "receive, open, place",
+    ("capture", "write_loop"): "restore, write",
+    ("capture", "intake_loop"): "check, into the spool",
+    ("capture", "follow"): "hash behind the writer",
+    ("capture", "ledger"): "counters to the journal",
+}
+
+
+def profile(figures: dict[str, Any]) -> str:
+    """A row for each thread, columns for each place."""
+    rows, per_gb = figures["rows"], figures["bytes"] / 1e9
+    found = [{(each["role"], each["thread"]): each for each in row["threads"]} for row in rows]
+    lines = []
+    for key in dict.fromkeys(key for threads in found for key in threads):
+        used = [threads.get(key, {"user_s": 0.0, "system_s": 0.0}) for threads in found]
+        cells = [f"{each['user_s'] / per_gb:.2f} + {each['system_s'] / per_gb:.2f}" for each in used]
+        lines.append([key[0], key[1], _WORK.get(key, ""), *cells])
+    sums = [sum(each["user_s"] + each["system_s"] for each in row["threads"]) / per_gb for row in rows]
+    lines.append(["both", "all", "", *(f"{each:.2f}" for each in sums)])
+    taken = [f"{row['seconds']:.2f} s" if row["seconds"] else f"not whole: {row['note']}" for row in rows]
+    lines.append(["", "", "from first data to verified object", *taken])
+    head = ["role", "thread", "work", *(f"{r['place']} {r['mtu']}, {percent(r['loss'])} loss" for r in rows)]
+    note = f"CPU seconds a GB, user + system; {per_gb:g} GB, link.rate {figures['rate_mbit']:,} Mbit/s."
+    return f"{note}\n\n{table(head, lines)}"
 
 
 def pacing(figures: dict[str, Any]) -> str:

@@ -28,12 +28,13 @@ def highest(
     runs: int,
     start: int = 0,
     misses_max: int = 2,
+    fails_max: int = 3,
 ) -> dict[str, Any]:
     """Return the row of ``carry(rate)``, which carries *size* bytes: the fastest rate that is whole in all *runs*.
 
     From ``rates[start]`` upwards, a single run each, until *misses_max* rates in a row bring nothing more; where the
     start fails, lower ones first. Then the fastest again, and slower ones, until one has been whole in *runs* of
-    *runs*, its first run included.
+    *runs*, its first run included. After *fails_max* rates that were not, another limit than the rate is at work.
     """
     tried: dict[int, Run] = {}  # by index into rates
     failed: dict[str, str] = {}
@@ -61,8 +62,10 @@ def highest(
         "single_runs_mb_s": {str(rates[at]): round(speed(at), 1) for at in sorted(tried)},
         "failed": failed,
     }
-    fastest = max(tried, key=speed)
+    fastest, unsteady = max(tried, key=speed), 0
     for at in range(fastest if best else -1, -1, -1):
+        if unsteady >= fails_max:
+            break
         if not speed(at):
             continue
         done = [tried[at]]
@@ -70,6 +73,7 @@ def highest(
             done.append(carry(rates[at]))
         if done[-1].seconds is not None:
             return row | {"rate_mbit": rates[at]} | _figures(done, size)
+        unsteady += 1
         failed[str(rates[at])] = _failure(len(done) - 1, len(done), done[-1])
     return row
 

@@ -29,7 +29,7 @@ from sender.prepare import Preparer
 from tests.lab.oneway import missing
 
 MTU: Final = 1500
-RATE_MBIT: Final = 1_200
+RATE_MBIT: Final = 1_600
 SMALL_BYTES: Final = 2_000
 SPARE_BYTES: Final = 2_000 * MEGA  # of free space that must remain
 

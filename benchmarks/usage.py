@@ -27,12 +27,21 @@ class Used:
     peak_mb: float  # of its largest process
 
 
+@dataclass(frozen=True, slots=True)
+class ThreadCpu:
+    """CPU seconds of the threads of one name."""
+
+    user_s: float
+    system_s: float
+
+
 class Usage:
     """Watches processes by pid under a name while the ``with`` block lasts."""
 
     def __init__(self, pids: Mapping[str, int]) -> None:
         self._roots = dict(pids)
         self._seen: dict[str, dict[int, Used]] = {name: {} for name in pids}
+        self._threads: dict[str, dict[int, tuple[str, ThreadCpu]]] = {name: {} for name in pids}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="usage", daemon=True)
 
@@ -57,6 +66,16 @@ class Usage:
             for name, seen in self._seen.items()
         }
 
+    def threads(self) -> dict[str, dict[str, ThreadCpu]]:
+        """Return what the threads of each role have used, by the names that the kernel knows."""
+        found: dict[str, dict[str, ThreadCpu]] = {}
+        for role, seen in self._threads.items():
+            of_role = found.setdefault(role, {})
+            for name, cpu in seen.values():
+                before = of_role.get(name, ThreadCpu(0, 0))
+                of_role[name] = ThreadCpu(before.user_s + cpu.user_s, before.system_s + cpu.system_s)
+        return found
+
     def _watch(self) -> None:
         while not self._stop.wait(EVERY_S):
             self._look()
@@ -67,6 +86,9 @@ class Usage:
                 with contextlib.suppress(OSError):
                     if (used := _used(pid)) is not None:
                         self._seen[name][pid] = used
+                for task in Path(f"/proc/{pid}/task").glob("*"):
+                    with contextlib.suppress(OSError):
+                        self._threads[name][int(task.name)] = _thread(task)
 
 
 def _family(pid: int) -> list[int]:
@@ -85,3 +107,10 @@ def _used(pid: int) -> Used | None:
         return None
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return Used((int(fields[11]) + int(fields[12])) / _TICKS, int(peak[1]) * 1024 / MEGA)
+
+
+def _thread(task: Path) -> tuple[str, ThreadCpu]:
+    """Return a thread's name and what it has used (proc(5): stat)."""
+    before, _, after = (task / "stat").read_text().rpartition(")")
+    fields = after.split()
+    return before.partition("(")[2], ThreadCpu(int(fields[11]) / _TICKS, int(fields[12]) / _TICKS)

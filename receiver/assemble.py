@@ -42,6 +42,7 @@ from receiver.intake import Accepted, Intake, Interrupted
 from receiver.journal import ReceiverJournal
 from receiver.partials import entry_of, partial_of, recover
 from runtime.durable import sync_folder
+from runtime.threads import name_thread
 
 SYNC_BYTES: Final = 64 * 1024 * 1024
 SYNC_S: Final = 1.0
@@ -154,7 +155,7 @@ class Assembler:
         self._give_up_at = float("inf")
         self.failed: BaseException | None = None
         self._threads = [
-            threading.Thread(target=self._guarded, args=(run,), name=run.__name__, daemon=True)
+            threading.Thread(target=self._guarded, args=(run,), name=run.__name__.strip("_"), daemon=True)
             for run in (self._write_loop, self._intake_loop, self._digests.follow)
         ]
 
@@ -202,6 +203,7 @@ class Assembler:
         return self.partial / entry.coded_digest.removeprefix("sha256:")
 
     def _guarded(self, run: Callable[[], None]) -> None:
+        name_thread(threading.current_thread().name)
         try:
             run()
         except BaseException as error:  # a broken invariant stops the process; systemd starts it again
@@ -383,7 +385,7 @@ class Assembler:
 
     def _intake_loop(self) -> None:
         journal = ReceiverJournal(self.journal_path)
-        writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="keep")
+        writers = ThreadPoolExecutor(WRITERS, "keep", name_thread, ("keep",))
         try:
             intake = Intake(
                 self.spool, journal, self.trusted, writers, now=time.time, interrupted=self._stopping.is_set

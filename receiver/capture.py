@@ -48,6 +48,7 @@ from receiver.wanted import LaneObjects, NearObjects, Wanted
 from runtime import keys, logs, notify
 from runtime.errors import UserError
 from runtime.signals import StopFlag
+from runtime.threads import name_thread
 
 LIVE_S: Final = 0.5
 SWITCH_INTERVAL_S: Final = 0.000_5  # the socket's loop gets the interpreter back this soon from other threads
@@ -68,6 +69,7 @@ log = structlog.get_logger()
 def main(settings: ReceiverSettings, once: bool = False) -> int:
     """Run the role until stopped (``once`` changes nothing here: publish knows when all is done)."""
     logs.configure(settings.logs.format, settings.logs.level)
+    name_thread("capture")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     private = keys.load_hpke_key(settings.hpke_key, created_by=ReceiverSettings.created_by)
     trusted = TrustedSenders.of(

@@ -46,6 +46,7 @@ from receiver.tally import tally
 from runtime import logs
 from runtime.channel import Channel, ChannelEnded, parent_channel
 from runtime.errors import UserError, print_error
+from runtime.threads import name_thread
 
 SWITCH_INTERVAL_S: Final = 0.000_5  # as capture's
 BURSTS_PER_TURN: Final = 64
@@ -69,7 +70,7 @@ class LaneProcess:
         self._objects: OrderedDict[tuple[bytes, int], IncomingObject] = OrderedDict()
         self._restoring: deque[tuple[IncomingBlock, bool, Future[None]]] = deque()
         self._lent: dict[int, IncomingBlock] = {}  # by slot: with the role
-        self._restorer = ThreadPoolExecutor(1, thread_name_prefix="restore")
+        self._restorer = ThreadPoolExecutor(1, "restore", name_thread, ("restore",))
         self._patient = True
         self._stopping = False
         self._due_counts = 0.0

@@ -16,6 +16,7 @@ import structlog
 
 from protocol.beacon import Newest
 from receiver.journal import ReceiverJournal
+from runtime.threads import name_thread
 
 RETRY_S: Final = 2.0
 STOP_S: Final = 5.0
@@ -67,6 +68,7 @@ class Ledger:
         self._thread.join(STOP_S)
 
     def _loop(self) -> None:
+        name_thread("ledger")
         journal = ReceiverJournal(self._path)
         while True:
             self._changed.wait()

@@ -18,6 +18,7 @@ from protocol.geometry import BlockShape
 from protocol.limits import BLOCK_BYTES_MAX
 from protocol.objects import ObjectEntry
 from protocol.outgoing import BlockEncoder
+from runtime.threads import name_thread
 
 BUFFERS: Final = 3  # one on the wire, one ready, one being read
 
@@ -59,7 +60,7 @@ class BlockReader:
     def __init__(self, symbol_bytes: int) -> None:
         self._symbol_bytes = symbol_bytes
         self._pool = BufferPool(BUFFERS, BUFFERS * BLOCK_BYTES_MAX)
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="blocks")
+        self._executor = ThreadPoolExecutor(1, "blocks", name_thread, ("blocks",))
         self._ahead: deque[tuple[ReadyBlock, Future[None]]] = deque()
         self._file: tuple[Path, int] | None = None  # of the reading thread
 

@@ -27,6 +27,7 @@ from protocol.wire import symbol_bytes
 from runtime import keys, logs, notify
 from runtime.durable import remove_leftovers
 from runtime.signals import StopFlag
+from runtime.threads import name_thread
 from sender.alone import alone
 from sender.config import SenderSettings
 from sender.dispatch import Dispatch, Outcome
@@ -55,6 +56,7 @@ log = structlog.get_logger()
 def main(settings: SenderSettings, once: bool = False, round_token: str | None = None) -> int:
     """Run the role until stopped; with *once*, until the fetch round *round_token* is over and all was sent."""
     logs.configure(settings.logs.format, settings.logs.level)
+    name_thread("transmit")
     with alone(settings, "transmit"):
         remove_leftovers(settings.coded)
         return _run(settings, once, round_token)
