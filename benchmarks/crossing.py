@@ -82,8 +82,10 @@ class Carried(Run):
 class Crossing:
     """One pass of whatever is queued, both roles fresh."""
 
-    def __init__(self, place: Place, folder: Path, *, rate_mbit: int, repair: float | None = None) -> None:
-        """*folder* is emptied. *repair* is the repair ratio, by default the sender's own."""
+    def __init__(
+        self, place: Place, folder: Path, *, rate_mbit: int, repair: float | None = None, burst_kb: int | None = None
+    ) -> None:
+        """*folder* is emptied. *repair* is the repair ratio, *burst_kb* link.burst; by default the sender's own."""
         self._place = place
         self.folder = folder
         shutil.rmtree(folder, ignore_errors=True)
@@ -92,6 +94,8 @@ class Crossing:
         link: dict[str, Any] = {"to": f"{HIGH}:{PORT}", "rate": f"{rate_mbit}Mbit", "mtu": place.mtu}
         if repair is not None:
             link["repair"] = repair
+        if burst_kb is not None:
+            link["burst"] = f"{burst_kb}kB"
         self._write("sender", {
             "state": "low", "images": "images.yaml", "signing_key": "sender.pem", "receivers": ["receiver.pub"],
             "link": link, "logs": {"format": "json"},

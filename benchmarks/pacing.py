@@ -1,6 +1,6 @@
 """How exactly the transmit role keeps to its rate, second by second, and what that and idling take of a core.
 
-The real role sends an object of zeros into the one-way lab, where nobody listens. Its interface's own counters, less
+The real role sends objects into the one-way lab, where nobody listens. Its interface's own counters, less
 the Ethernet headers, are compared with the rate asked for: bits of whole IP packets, as ``link.rate`` counts them.
 """
 
@@ -10,7 +10,7 @@ import itertools
 import os
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,22 +23,32 @@ from tests.support.processes import Process, Processes, command
 
 MTU: Final = 1500
 ETHERNET_BYTES: Final = 14
+CONTENT_BYTES: Final = 100 * MEGA
 SETTLE_S: Final = 0.5  # after the first burst: announcements lead in
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """Rates (Mbit/s), and how many windows of which length (seconds)."""
+    """Rates (Mbit/s) and bursts (kB), and how many windows of which length (seconds)."""
 
-    rates: tuple[int, ...] = (100, 300, 1_000, 2_500, 5_000, 10_000)
+    rates: tuple[tuple[int, int], ...] = (
+        (100, 128),
+        (300, 128),
+        (1_000, 128),
+        (2_500, 128),
+        (2_500, 1_000),
+        (3_500, 1_000),
+        (5_000, 1_000),
+        (10_000, 1_000),
+    )
     windows: int = 5
     window_s: float = 1.0
 
 
 FULL: Final = Effort()
-QUICK: Final = Effort((100, 1_000, 5_000), 2)
-TINY: Final = Effort((100,), 2, 0.2)
+QUICK: Final = Effort(((100, 128), (1_000, 128), (5_000, 1_000)), 2)
+TINY: Final = Effort(((100, 128),), 2, 0.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +64,21 @@ def measure(effort: Effort) -> dict[str, Any]:
         return {"skipped": reason}
     rows = []
     with tempfile.TemporaryDirectory(prefix="pacing-", dir=places.scratch_folder()) as scratch:
+        content = Content.random(Path(scratch) / "content", CONTENT_BYTES)
         with places.lab(MTU) as place:
-            for rate in effort.rates:
-                rows.append(_row(place, Path(scratch), rate, effort))
+            for rate, burst in effort.rates:
+                rows.append(_row(place, Path(scratch), content, rate, burst, effort))
                 print(f"  {rate} Mbit/s: {rows[-1]['mbit_s']['median']} Mbit/s", flush=True)
             idle = _idle(place, Path(scratch), effort)
     return {"mtu": MTU, "window_s": effort.window_s, "rows": rows, "idle_core_share": idle}
 
 
-def _row(place: Place, folder: Path, rate: int, effort: Effort) -> dict[str, Any]:
+def _row(place: Place, folder: Path, content: Content, rate: int, burst: int, effort: Effort) -> dict[str, Any]:
     seconds = (effort.windows + 1) * effort.window_s + 3 * SETTLE_S
     size = int(rate * MEGA / 8 * seconds)
-    path = folder / "zeros"
-    with path.open("wb") as file:
-        file.truncate(size)
-    crossing = Crossing(place, folder / "crossing", rate_mbit=rate)
-    crossing.queue(Content(path, f"sha256:{'0' * 64}", size))
+    crossing = Crossing(place, folder / "crossing", rate_mbit=rate, burst_kb=burst)
+    for number in range(size // content.size + 1):  # the same file under other names: it is in memory
+        crossing.queue(replace(content, digest=f"sha256:{number:064x}"))
     with Processes(crossing.folder / "logs") as processes:
         transmit = _start(processes, place, crossing)
         _await(transmit, place, lambda sent: sent > 100_000)
@@ -82,6 +91,7 @@ def _row(place: Place, folder: Path, rate: int, effort: Effort) -> dict[str, Any
     deviations = [100 * (each / rate - 1) for each in rates]
     return {
         "rate_mbit": rate,
+        "burst_kb": burst,
         "mbit_s": Spread.of(rates).as_json(),
         "worst_percent": round(max(deviations, key=abs), 3),
         "core_share": _share(samples),

@@ -57,7 +57,7 @@ _WORK: Final = {
     ("capture", "capture"): "receive, open, place",
     ("capture", "write_loop"): "restore, write",
     ("capture", "intake_loop"): "check, into the spool",
-    ("capture", "follow"): "hash behind the writer",
+    ("capture", "digests"): "hash behind the writer",
     ("capture", "ledger"): "counters to the journal",
 }
 
@@ -84,13 +84,14 @@ def pacing(figures: dict[str, Any]) -> str:
     """A row for each rate, and idling."""
     rows = [
         [
-            f"{row['rate_mbit']:,}", spread(row["mbit_s"], 1), f"{row['worst_percent']:+.2f} %",
+            f"{row['rate_mbit']:,}", f"{row['burst_kb']:,}", spread(row["mbit_s"], 1),
+            f"{row['worst_percent']:+.2f} %",
             f"{100 * row['core_share']:.0f} %",
         ]
         for row in figures["rows"]
     ]  # fmt: skip
-    rows.append(["nothing queued", "beacons", "-", f"{100 * figures['idle_core_share']:.1f} %"])
-    head = ["link.rate, Mbit/s", "sent, Mbit/s", "worst window", "of a core"]
+    rows.append(["nothing queued", "-", "beacons", "-", f"{100 * figures['idle_core_share']:.1f} %"])
+    head = ["link.rate, Mbit/s", "link.burst, kB", "sent, Mbit/s", "worst window", "of a core"]
     return f"Windows of {figures['window_s']:g} s, MTU {figures['mtu']}.\n\n{table(head, rows)}"
 
 

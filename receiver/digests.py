@@ -6,7 +6,6 @@ again (assemble.py). It gives way to the receive loop: a digest that lags costs 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import threading
@@ -15,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from runtime.threads import BACKGROUND, name_thread
+
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 FOLLOWED_MAX: Final = 8  # objects at once; any other is hashed when it is whole
 READ_BYTES: Final = 1024 * 1024  # small enough to stay in the cache between being read and being hashed
-NICE: Final = 5  # of this thread, beside the receive loop's 0
 
 
 @dataclass
@@ -80,8 +80,7 @@ class RunningDigests:
 
     def follow(self) -> None:
         """Read and hash until stopped."""
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        name_thread("digests", BACKGROUND)
         buffer = memoryview(bytearray(READ_BYTES))
         while (run := self._next()) is not None:
             count = 0

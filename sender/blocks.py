@@ -1,6 +1,7 @@
 """Reads and encodes source blocks ahead of the wire, into reused buffers, in a thread. Order is the caller's.
 
-A codeword is encoded right after it was read, while it is in the cache; both leave the interpreter to others.
+A codeword is encoded right after it was read, while it is in the cache; both leave the interpreter to others. The
+thread gives way to the one that drives the wire, which wakes up for each burst: late by milliseconds otherwise.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from protocol.geometry import BlockShape
 from protocol.limits import BLOCK_BYTES_MAX
 from protocol.objects import ObjectEntry
 from protocol.outgoing import BlockEncoder
-from runtime.threads import name_thread
+from runtime.threads import BACKGROUND, name_thread
 
 BUFFERS: Final = 3  # one on the wire, one ready, one being read
 
@@ -60,7 +61,7 @@ class BlockReader:
     def __init__(self, symbol_bytes: int) -> None:
         self._symbol_bytes = symbol_bytes
         self._pool = BufferPool(BUFFERS, BUFFERS * BLOCK_BYTES_MAX)
-        self._executor = ThreadPoolExecutor(1, "blocks", name_thread, ("blocks",))
+        self._executor = ThreadPoolExecutor(1, "blocks", name_thread, ("blocks", BACKGROUND))
         self._ahead: deque[tuple[ReadyBlock, Future[None]]] = deque()
         self._file: tuple[Path, int] | None = None  # of the reading thread
 
