@@ -30,25 +30,25 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """Rates (Mbit/s) and bursts (kB), and how many windows of which length (seconds)."""
+    """Rates (Mbit/s) and bursts (kB; None: the default), and how many windows of which length (seconds)."""
 
-    rates: tuple[tuple[int, int], ...] = (
-        (100, 128),
-        (300, 128),
-        (1_000, 128),
-        (2_500, 128),
-        (2_500, 1_000),
-        (3_500, 1_000),
-        (5_000, 1_000),
-        (10_000, 1_000),
+    rates: tuple[tuple[int, int | None], ...] = (
+        (100, None),
+        (300, None),
+        (1_000, None),
+        (1_000, 1_000),
+        (2_500, None),
+        (3_500, None),
+        (5_000, None),
+        (10_000, None),
     )
     windows: int = 5
     window_s: float = 1.0
 
 
 FULL: Final = Effort()
-QUICK: Final = Effort(((100, 128), (1_000, 128), (5_000, 1_000)), 2)
-TINY: Final = Effort(((100, 128),), 2, 0.2)
+QUICK: Final = Effort(((100, None), (1_000, None), (5_000, None)), 2)
+TINY: Final = Effort(((100, None),), 2, 0.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,9 @@ def measure(effort: Effort) -> dict[str, Any]:
     return {"mtu": MTU, "window_s": effort.window_s, "rows": rows, "idle_core_share": idle}
 
 
-def _row(place: Place, folder: Path, content: Content, rate: int, burst: int, effort: Effort) -> dict[str, Any]:
+def _row(
+    place: Place, folder: Path, content: Content, rate: int, burst: int | None, effort: Effort
+) -> dict[str, Any]:
     seconds = (effort.windows + 1) * effort.window_s + 3 * SETTLE_S
     size = int(rate * MEGA / 8 * seconds)
     crossing = Crossing(place, folder / "crossing", rate_mbit=rate, burst_kb=burst)

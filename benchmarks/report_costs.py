@@ -82,14 +82,11 @@ def profile(figures: dict[str, Any]) -> str:
 
 def pacing(figures: dict[str, Any]) -> str:
     """A row for each rate, and idling."""
-    rows = [
-        [
-            f"{row['rate_mbit']:,}", f"{row['burst_kb']:,}", spread(row["mbit_s"], 1),
-            f"{row['worst_percent']:+.2f} %",
-            f"{100 * row['core_share']:.0f} %",
-        ]
-        for row in figures["rows"]
-    ]  # fmt: skip
+    rows = []
+    for row in figures["rows"]:
+        burst = "default" if row["burst_kb"] is None else f"{row['burst_kb']:,}"
+        worst, share = f"{row['worst_percent']:+.2f} %", f"{100 * row['core_share']:.0f} %"
+        rows.append([f"{row['rate_mbit']:,}", burst, spread(row["mbit_s"], 1), worst, share])
     rows.append(["nothing queued", "-", "beacons", "-", f"{100 * figures['idle_core_share']:.1f} %"])
     head = ["link.rate, Mbit/s", "link.burst, kB", "sent, Mbit/s", "worst window", "of a core"]
     return f"Windows of {figures['window_s']:g} s, MTU {figures['mtu']}.\n\n{table(head, rows)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -11,6 +11,9 @@ from pydantic_settings import SettingsConfigDict
 from oci.errors import ReferenceError_
 from oci.reference import check_registry, check_repository
 from runtime.settings import ConfigPath, Duration, HostPort, Rate, Ratio, Section, Settings, Size, spelt
+
+BURST_MIN: Final = 128_000  # bytes
+BURST_S: Final = 0.001
 
 _COLLECTION = spelt(
     r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?",
@@ -29,7 +32,7 @@ class Link(Section):
     mtu: Annotated[int, Field(ge=624, le=9216)] = 1500
     repair: Ratio = 0.10
     outage: Duration = 0.010
-    burst: Size = 128_000
+    burst: Size | None = None
     lanes: Annotated[int, Field(ge=1, le=16)] = 1
     pacing: bool = True
     gso: Literal["auto", "mmsg", "off"] = "auto"
@@ -38,6 +41,11 @@ class Link(Section):
     def _ports(self) -> Link:
         self.to.check_lanes(self.lanes, "to")
         return self
+
+    @property
+    def burst_bytes(self) -> int:
+        """What may leave at once: as configured, or a millisecond's worth of the rate, at least 128 kB."""
+        return self.burst if self.burst is not None else max(BURST_MIN, int(self.rate / 8 * BURST_S))
 
     @property
     def lane_rate(self) -> float:

@@ -46,7 +46,7 @@ class Lane:
         self.on_down = on_down
         self._reader = BlockReader(symbol_bytes(self.link.datagram_bytes))
         self._packet_bytes = self.link.datagram_bytes + self.link.header_bytes
-        burst = settings.burst // settings.lanes
+        burst = settings.burst_bytes // settings.lanes
         count = max(1, min(datagrams_per_burst(self.link.datagram_bytes), burst // 2 // self._packet_bytes))
         self._view = BurstView(
             memoryview(bytearray(count * self.link.datagram_bytes)), self.link.datagram_bytes, count

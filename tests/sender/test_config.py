@@ -96,7 +96,7 @@ def test_what_init_writes_is_valid_also_with_every_key_in_use(tmp_path: Path) ->
     full = load_settings(path, SenderSettings)
     assert full.fetch.registries["registry.example:5000"].ca == tmp_path / "ca.pem"
     # what the comments call the default is the default
-    ignore = {"fetch": {"registries", "docker_config"}, "link": {"interface"}}
+    ignore = {"fetch": {"registries", "docker_config"}, "link": {"interface", "burst"}}
     assert full.model_dump(exclude=ignore) == settings.model_dump(exclude=ignore)
     dumped = json.loads(full.model_dump_json())
     unsaid = [
