@@ -32,7 +32,7 @@ _UDPCAST_PORT: Final = 9_000
 _PYDIODE_PORT: Final = 4_600
 _FLUTE_PORT: Final = 4_700
 _FLUTE_BYTES_MAX: Final = 60 * MEGA
-_PYDIODE_TWICE_BYTES_MAX: Final = 250 * MEGA
+_PYDIODE_TWICE_BYTES_MAX: Final = 100 * MEGA
 _UDPCAST_BYTES_MAX: Final = 100 * MEGA  # a second and more at its fastest
 
 

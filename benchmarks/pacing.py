@@ -42,7 +42,7 @@ class Effort:
         (5_000, None),
         (10_000, None),
     )
-    windows: int = 5
+    windows: int = 4
     window_s: float = 1.0
 
 

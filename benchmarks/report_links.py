@@ -41,18 +41,22 @@ def _place(ceiling: Row, rows: list[Row]) -> str:
         lines.append([percent(loss), *(_cell(found.get(name)) for name in names)])
     where = "one-way lab" if ceiling["place"] == "lab" else ceiling["place"]
     raw = f"raw datagrams {spread(ceiling['mb_s'])} MB/s received, {spread(ceiling['lost_percent'], 1)} % lost"
-    sizes = ", ".join(f"{row['peer']} {row['content_bytes'] / 1e6:g}" for row in _first(rows))
+    sizes = ", ".join(f"{name} {sizes}" for name, sizes in _sizes(rows).items())
     title = f"**{where}, MTU {ceiling['mtu']}**: {raw}. MB of content: {sizes}."
     return f"{title}\n\n{table(['loss', *names], lines)}"
 
 
-def _first(rows: list[Row]) -> Iterator[Row]:
-    """Yield one measured row of each contender."""
-    seen = set()
+def _sizes(rows: list[Row]) -> dict[str, str]:
+    """Return how much each contender carried, in MB: once, or for each loss."""
+    found: dict[str, dict[float, float]] = {}
     for row in rows:
-        if "content_bytes" in row and row["peer"] not in seen:
-            seen.add(row["peer"])
-            yield row
+        if "content_bytes" in row:
+            found.setdefault(row["peer"], {})[row["loss"]] = row["content_bytes"] / 1e6
+    return {
+        name: f"{max(sizes.values()):g}"
+        + "".join(f" ({size:g} at {percent(loss)})" for loss, size in sizes.items() if size < max(sizes.values()))
+        for name, sizes in found.items()
+    }
 
 
 def _cell(row: Row | None) -> str:
