@@ -21,7 +21,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 from oci.descriptor import DIGEST_HEX_LENGTH, check_digest, hasher
 from oci.errors import ContentMismatch, Misconfigured, NotFound, ReferenceError_, StorageFull, TooLarge
@@ -196,15 +196,27 @@ class BlobStore:
         chunks: AsyncIterator[bytes],
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        """Store the bytes of *chunks* under *digest*, file work in threads; a mismatch leaves nothing."""
+        """Store the bytes of *chunks* under *digest*, file work in threads; a mismatch leaves nothing.
+
+        A chunk is written and hashed while the next one arrives.
+        """
         writer = await asyncio.to_thread(self.writer, digest, size)
+        writing: asyncio.Task[int] | None = None
+
+        async def written() -> None:
+            if writing is not None and progress is not None:
+                progress(await writing)
+            elif writing is not None:
+                await writing
+
         try:
             async for chunk in chunks:
-                await asyncio.to_thread(writer.write, chunk)
-                if progress is not None:
-                    progress(len(chunk))
+                await written()
+                writing = asyncio.create_task(asyncio.to_thread(writer.write, chunk))
+            await written()
             await asyncio.to_thread(writer.commit)
         finally:
+            await _over(writing)
             # In a thread: when this task is cancelled a write or fsync may still hold the writer.
             await asyncio.to_thread(writer.abort)
 
@@ -345,19 +357,37 @@ async def stream_verified(
 ) -> AsyncIterator[bytes]:
     """Yield the blob of *size* bytes that begins at *start* of an open file, from *offset* of the blob.
 
-    With *offset* 0 it is hashed; ContentMismatch naming *where* comes before the last chunk.
+    With *offset* 0 it is hashed; ContentMismatch naming *where* comes before the last chunk. The next chunk is read
+    and hashed while the caller has one.
     """
     hashing = hasher(digest) if offset == 0 else None
     update = hashing.update if hashing else None
-    while offset < size:
+
+    def read() -> asyncio.Task[bytes]:
         length = min(size - offset, _READ_BYTES)
-        chunk = await asyncio.to_thread(_read_and_hash, file, length, start + offset, update)
-        offset += len(chunk)
-        if not chunk:
-            raise ContentMismatch(f"{where}: ended {size - offset} bytes early")
-        if offset == size and hashing and hashing.hexdigest() != digest.partition(":")[2]:
-            raise ContentMismatch(f"{where}: the bytes do not have the digest {digest}")
-        yield chunk
+        return asyncio.create_task(asyncio.to_thread(_read_and_hash, file, length, start + offset, update))
+
+    reading = read() if offset < size else None
+    try:
+        while reading is not None:
+            chunk = await reading
+            offset += len(chunk)
+            if not chunk:
+                raise ContentMismatch(f"{where}: ended {size - offset} bytes early")
+            reading = read() if offset < size else None
+            if reading is None and hashing and hashing.hexdigest() != digest.partition(":")[2]:
+                raise ContentMismatch(f"{where}: the bytes do not have the digest {digest}")
+            yield chunk
+    finally:
+        await _over(reading)
+
+
+async def _over(task: asyncio.Task[Any] | None) -> None:
+    """Wait for a thread's work that nobody wants any more: it may still use the file."""
+    if task is not None and not task.done():
+        await asyncio.wait([task])
+    if task is not None and not task.cancelled():
+        task.exception()  # seen
 
 
 def _read_and_hash(file: int, length: int, position: int, update: Callable[[bytes], None] | None) -> bytes:

@@ -33,7 +33,7 @@ log = structlog.get_logger()
 class Pace:
     """How often to look and how long to wait, in seconds."""
 
-    poll: float = 0.5
+    poll: float = 0.2
     retry: float = 1.0  # first wait when the target is down; doubles, with jitter
     retry_max: float = 30.0
     failed: float = 60.0  # first wait after a refusal that a person has to mend
