@@ -49,6 +49,9 @@ class Contender(Protocol):
     def refuses(self, place: Place, loss: float) -> str | None:
         """Return why it is not run at *place* with *loss*, or None."""
 
+    def hopeless(self, loss: float) -> bool:
+        """Whether no rate will do, so that one is enough to show it."""
+
     def carry(self, place: Place, rate: int, content: Content, folder: Path) -> Run:
         """Carry *content* at *rate* Mbit/s; *folder* is emptied first."""
 
@@ -71,6 +74,10 @@ class Checkvalve:
         if self.losses is not None and loss not in self.losses:
             return "a higher repair ratio than this loss asks for"
         return None
+
+    def hopeless(self, loss: float) -> bool:
+        """Whether loss takes so much of the repair symbols on average that, of thousands of codewords, some fail."""
+        return loss > self.repair / 2.5
 
     def carry(self, place: Place, rate: int, content: Content, folder: Path) -> Run:
         """See Contender; the wire's bytes by the sender's own counter."""
@@ -103,6 +110,10 @@ class Pydiode:
         if self.redundancy > 1 and place.name == "loopback":
             return "nothing is lost there"
         return "redundancy 1 repairs nothing" if loss and self.lossless_only else None
+
+    def hopeless(self, loss: float) -> bool:
+        """Only trying tells."""
+        return False
 
     def carry(self, place: Place, rate: int, content: Content, folder: Path) -> Run:
         """See Contender."""
@@ -139,6 +150,10 @@ class Udpcast:
         """See Contender."""
         return None
 
+    def hopeless(self, loss: float) -> bool:
+        """Only trying tells."""
+        return False
+
     def carry(self, place: Place, rate: int, content: Content, folder: Path) -> Run:
         """See Contender."""
         out = folder / "received"
@@ -173,6 +188,10 @@ class Flute:
     def refuses(self, place: Place, loss: float) -> str | None:
         """See Contender."""
         return None
+
+    def hopeless(self, loss: float) -> bool:
+        """Only trying tells."""
+        return False
 
     def carry(self, place: Place, rate: int, content: Content, folder: Path) -> Run:
         """See Contender."""

@@ -54,10 +54,10 @@ def _contenders(rates: Sequence[int]) -> tuple[Contender, ...]:
         Checkvalve("checkvalve", tuple(rates), 0.10),
         Checkvalve("checkvalve, repair 20 %", tuple(rates), 0.20, (0.05,)),
         Checkvalve("checkvalve, repair 30 %", tuple(rates), 0.30, (0.10,)),
-        Pydiode(1, (3_000, 4_000, 5_000, 6_300, 8_000, 16_000), True),
+        Pydiode(1, (4_000, 5_000, 6_300, 8_000, 16_000), True),
         Pydiode(2, (1_000, 4_000)),
-        Udpcast((400, 800, 6_000)),
-        Flute((400, 800, 1_300, 1_600, 2_000)),
+        Udpcast((800, 6_000)),
+        Flute((800, 1_300, 2_000)),
     )
 
 
@@ -160,7 +160,7 @@ def _rows(
 
         found = highest(
             carry,
-            contender.rates[:1] if hopeless else contender.rates,
+            contender.rates[:1] if hopeless or contender.hopeless(loss) else contender.rates,
             content.size,
             runs=effort.runs,
             start=start,

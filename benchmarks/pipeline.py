@@ -42,7 +42,7 @@ _OUTAGE_S: Final = 0.010
 class Effort:
     """How much is done for each figure."""
 
-    runs: int = 5
+    runs: int = 3
     size: int = 200 * MEGA
     mtus: tuple[int, ...] = (1500, 9000)
 
