@@ -33,7 +33,7 @@ _HWM: Final = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 class Effort:
     """The sizes of the layer (bytes), smallest first, and the link's rate."""
 
-    sizes: tuple[int, ...] = (200 * MEGA, 1_000 * MEGA)
+    sizes: tuple[int, ...] = (200 * MEGA, 600 * MEGA)
     rate: str = "800Mbit"
     timeout_s: float = 300.0
 

@@ -57,7 +57,7 @@ def measure(effort: Effort) -> dict[str, Any]:
         OneWay() as lab,
         _world(lab, Path(scratch)) as world,
     ):
-        sides = Sides(lab, world.folder / "sides", "internal", rate=effort.rate, repeats={"carousel": "20s"})
+        sides = Sides(lab, world.folder / "sides", "internal", rate=effort.rate, repeats={"carousel": "10s"})
         try:
             receiver, sender = sides.start_receiver(), sides.start_sender()
             sender.wait_line("session_opened")
