@@ -82,7 +82,7 @@ def test_a_session_is_renewed_on_all_lanes_at_once(tmp_path: Path, start: Start)
         "import sender.session\nsender.session.SESSION_DATAGRAMS_MAX = 8_000\n"
     )
     side.modules = tmp_path
-    data = some_bytes(30_000_000)
+    data = some_bytes(80_000_000)  # many more blocks than the lanes have at once
     big = side.queue(data)
     with Ear(side) as ear:
         assert start(side, once=True).wait(30) == 0, side.told()
