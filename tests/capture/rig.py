@@ -30,6 +30,7 @@ from receiver.journal import ReceiverJournal
 from runtime import keys
 from sender.journal import QueuedObject
 from sender.session import Session
+from tests.support.waits import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -159,14 +160,6 @@ def end(process: subprocess.Popen[bytes], signum: int = signal.SIGTERM, within: 
         if process.poll() is None:
             process.kill()
             process.wait()
-
-
-def wait_for(condition: Any, within: float = 15.0) -> Any:
-    deadline = time.monotonic() + within
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.01)
-    return found
 
 
 def rss_bytes(process: subprocess.Popen[bytes]) -> int:

@@ -19,7 +19,8 @@ from receiver import assemble
 from receiver.assemble import Assembler, BlockWritten, ObjectTaken
 from receiver.journal import ReceiverJournal
 from receiver.ledger import Ledger
-from tests.capture.rig import Cargo, Mouth, Side, Wire, digest_of, end, rss_bytes, some_bytes, wait_for
+from tests.capture.rig import Cargo, Mouth, Side, Wire, digest_of, end, rss_bytes, some_bytes
+from tests.support.waits import wait_for
 
 Start = Callable[[], "subprocess.Popen[bytes]"]
 

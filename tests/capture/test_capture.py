@@ -29,9 +29,9 @@ from tests.capture.rig import (
     is_symbol,
     rss_bytes,
     some_bytes,
-    wait_for,
     zstd,
 )
+from tests.support.waits import wait_for
 
 Start = Callable[[], "subprocess.Popen[bytes]"]
 

@@ -14,7 +14,8 @@ import pytest
 
 from oci.blobs import BlobStore
 from receiver.journal import ReceiverJournal
-from tests.transmit.rig import ROOT, Side, end, some_bytes, wait_for
+from tests.support.waits import wait_for
+from tests.transmit.rig import ROOT, Side, end, some_bytes
 
 LANES = 3
 Process = subprocess.Popen[bytes]

@@ -169,15 +169,6 @@ def end(process: subprocess.Popen[bytes], within: float = 10.0) -> tuple[int, fl
             process.wait()
 
 
-def wait_for(condition: Any, within: float = 15.0) -> Any:
-    """Poll until *condition()* is true; return what it gave."""
-    deadline = time.monotonic() + within
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.01)
-    return found
-
-
 @dataclass
 class _Arriving:
     entry: Any

@@ -6,7 +6,7 @@ import itertools
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,25 +16,10 @@ from protocol.release import open_release
 from protocol.trust import TrustedSenders
 from runtime import keys
 from sender.releases import sign_proposals
-from tests.transmit.rig import Ear, Side, digest_of, end, images_of, some_bytes, wait_for
+from tests.support.waits import wait_for
+from tests.transmit.rig import Ear, Side, digest_of, end, images_of, some_bytes
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Start a side's role; whatever still runs at the end of the test is killed."""
-    running: list[subprocess.Popen[bytes]] = []
-
-    def begin(side: Side, **options: object) -> subprocess.Popen[bytes]:
-        running.append(side.start(**options))  # type: ignore[arg-type]
-        return running[-1]
-
-    yield begin
-    for process in running:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
 
 
 def test_once_sends_all_there_is_and_ends(tmp_path: Path, start: Start) -> None:
