@@ -36,6 +36,11 @@ LINK = {"to": "127.0.0.1:9", "rate": "1Gbit"}
             {"link": LINK | {"to": "10.0.0.1"}},
             "link.to: '10.0.0.1' is not host:port; give e.g. 10.0.0.1:4000 or [::1]:4000",
         ),
+        (
+            {"link": LINK | {"to": "10.0.0.1:65534", "lanes": 3}},
+            "link: to: 10.0.0.1:65534 leaves no ports for 3 lanes, one each; give port 1 to 65533",
+        ),
+        ({"link": LINK | {"lanes": 17}}, "link.lanes: 17 is too large; give at most 16"),
         ({"link": LINK | {"mtu": 100}}, "link.mtu: 100 is too small; give at least 624"),
         ({"link": {"to": "127.0.0.1:9"}}, "link.rate: is missing; add this key"),
         ({"link": LINK | {"repair": 10}}, "link.repair: 10 is not a ratio; give e.g. 0.1 or 10%"),
@@ -69,6 +74,17 @@ LINK = {"to": "127.0.0.1:9", "rate": "1Gbit"}
 )
 def test_a_fault_is_one_line(site: Site, top: dict[str, Any], line: str) -> None:
     assert refusal(site, **top) == line
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "expected"),
+    [("100Mbit", None, 128_000), ("1Gbit", None, 250_000), ("10Gbit", None, 2_500_000), ("10Gbit", "64kB", 64_000)],
+)
+def test_a_burst_is_two_milliseconds_of_the_rate_unless_said(
+    site: Site, rate: str, burst: str | None, expected: int
+) -> None:
+    site.write(link=LINK | {"rate": rate} | ({"burst": burst} if burst else {}))
+    assert site.settings().link.burst_bytes == expected
 
 
 def test_hosts_are_spelt_as_in_references(site: Site) -> None:
