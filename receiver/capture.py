@@ -1,8 +1,8 @@
 """The capture role: the diode's socket in, blobs and releases in the spool and journal out.
 
-    diode ═▶ link.py ─▶ protocol.Decoder ─▶ assemble.py (threads) ─▶ intake.py ─▶ spool, journal
-    diode ═▶ lane_process.py ─▶ far_lane.py ──┘  (with listen.lanes)
-                   └─▶ ledger.py (thread) ─▶ journal: counters, beacons, what status shows
+    diode ═▶ lane.py (link, protocol.Decoder) ─────┬▶ assemble.py (threads) ─▶ intake.py ─▶ spool, journal
+    diode ═▶ lane_process.py ─▶ far_lane.py ───────┤  what of it is needed: wanted.py
+                                                   └▶ ledger.py (thread) ─▶ journal: counters, beacons, status
 
 The loop here only receives, decodes and hands over. It waits for no disk and no lock, with two exceptions: the epoch
 of a new session has to be on disk before anything of that session counts; and while every block buffer is on its way
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from oci.blobs import BlobStore
 from protocol.announcement import SessionParameters
-from protocol.decoder import Decoder, ReceiveBuffer
+from protocol.decoder import Decoder
 from protocol.drops import Drop
 from protocol.events import (
     BeaconReceived,
@@ -40,22 +40,19 @@ from receiver.assemble import Assembler, Block, BlockWritten, ObjectRefused, Obj
 from receiver.config import ReceiverSettings
 from receiver.far_lane import FarBlock, FarEvent, FarLane
 from receiver.journal import ReceiverJournal
+from receiver.lane import NAP_S, SWITCH_INTERVAL_S, Figures, Lane
 from receiver.ledger import Ledger
 from receiver.link import Link
 from receiver.messages import Begin
-from receiver.tally import tally
-from receiver.wanted import LaneObjects, NearObjects, Wanted
+from receiver.wanted import Wanted
 from runtime import keys, logs, notify
 from runtime.errors import UserError
 from runtime.signals import StopFlag
 from runtime.threads import name_thread
 
 LIVE_S: Final = 0.5
-SWITCH_INTERVAL_S: Final = 0.000_5  # the socket's loop gets the interpreter back this soon from other threads
-BURSTS_PER_TURN: Final = 64  # between looks at the clock
 RETRY_S: Final = 2.0
 LANE_STOP_S: Final = 2.0
-ROOM_S: Final = 0.05  # without a single buffer coming back; then what arrives is dropped by name
 STRANGERS: Final = {
     Drop.NOT_FOR_US: "add this receiver's public key to the sender's receivers",
     Drop.UNTRUSTED_SENDER: "add the sender's public key to senders, if it is yours",
@@ -80,7 +77,7 @@ def main(settings: ReceiverSettings, once: bool = False) -> int:
     remembered = Remembered(epochs=journal.epochs())
     lanes = settings.listen.lanes
     decoder = Decoder(trusted, private, remembered, lane=0 if lanes > 1 else None)
-    capture = _Capture(settings, journal, link, decoder, trusted, remembered)
+    capture = _Capture(settings, journal, Lane(link, decoder), trusted, remembered)
     with StopFlag() as stop:
         try:
             begins = [_begin(number, settings, private, trusted, remembered) for number in range(1, lanes)]
@@ -128,15 +125,13 @@ class _Capture:
         self,
         settings: ReceiverSettings,
         journal: ReceiverJournal,
-        link: Link,
-        decoder: Decoder,
+        lane: Lane,
         trusted: TrustedSenders,
         remembered: Remembered,
     ) -> None:
         self._settings = settings
         self._journal = journal
-        self._link = link
-        self._decoder = decoder
+        self._lane = lane
         self._spool = BlobStore(settings.spool)
         self._assembler = Assembler(
             self._spool, settings.partial, settings.journal, trusted, settings.limits.partial_space
@@ -144,22 +139,21 @@ class _Capture:
         self._ledger = Ledger(settings.journal)
         self._remembered = remembered
         self._far: list[FarLane] = []
-        self._objects_of: list[LaneObjects] = [NearObjects(decoder)]  # by lane
+        self._lanes: list[Lane | FarLane] = [lane]
         self._wanted = Wanted(
             self._spool,
             journal,
             settings.limits,
-            self._objects_of,
+            self._lanes,
             self._assembler.start(),
-            decoder.counters.drops,
+            lane.decoder.counters.drops,
         )
         self._sessions: dict[bytes, bytes] = {}  # sender -> session id
         self._closed: dict[bytes, float] = {}  # session id -> when its sender said that all was sent (Unix s)
         self._told: set[Drop] = set()
-        self._patient = True  # whether waiting for a block buffer is worth it
         self._stop: StopFlag | None = None
         self._session: dict[str, Any] | None = None
-        self._last_datagram = self._last_beacon = 0.0
+        self._last_beacon = 0.0
         self._due_live = 0.0
         self._rate_mark = (time.monotonic(), 0)
         self._ledger.start()
@@ -169,8 +163,8 @@ class _Capture:
         for begin in begins:
             lane = FarLane(begin)
             self._far.append(lane)
-            self._objects_of.append(lane)
-            self._link.watch(lane.fileno())
+            self._lanes.append(lane)
+            self._lane.link.watch(lane.fileno())
         while not all(far.ready for far in self._far) and not stop.wait(0.01):
             for far in self._far:
                 for event in far.listen():
@@ -179,14 +173,13 @@ class _Capture:
     def run(self, stop: StopFlag) -> None:
         """Receive until stopped."""
         self._stop = stop
-        buffer = ReceiveBuffer()
         while not stop.is_set():
             if self._assembler.failed is not None or not self._ledger.alive:
                 raise UserError(
                     "capture stopped: a thread failed, see the log line before"
                 ) from self._assembler.failed
-            if self._link.wait(0.1):
-                self._turn(buffer)
+            if self._lane.link.wait(0.1):
+                self._lane.turn(self._handle, self._results)
             for far in self._far:
                 for event in far.listen():
                     self._handle(event)
@@ -201,7 +194,7 @@ class _Capture:
 
     def close(self) -> None:
         """Save what is in flight and free what the role holds."""
-        for event in self._decoder.close():
+        for event in self._lane.decoder.close():
             self._handle(event)
         self._stop_lanes()
         if self._assembler.failed is None:
@@ -211,44 +204,29 @@ class _Capture:
         for far in self._far:
             far.close()
         self._ledger.stop()
-        self._link.close()
+        self._lane.link.close()
         self._journal.close()
 
     def _stop_lanes(self) -> None:
         """Take what the further lanes have in flight."""
         until = time.monotonic() + LANE_STOP_S
+        stopping = list(self._far)
         for far in self._far:
             far.stop()
-        while not all(far.stopped for far in self._far) and time.monotonic() < until:
-            for far in self._far:
-                for event in far.listen():
-                    self._handle(event)
+        while stopping and time.monotonic() < until:
+            stopping = [far for far in stopping if not self._stopped(far)]
             self._results()
-            time.sleep(0.001)
+            time.sleep(NAP_S)
 
-    def _turn(self, buffer: ReceiveBuffer) -> None:
-        receive, decode, results = self._link.receive, self._decoder.receive_burst, self._assembler.results
-        for _ in range(BURSTS_PER_TURN):
-            size, segment = receive(buffer)
-            if segment == 0:
-                break
-            for event in decode(buffer, size, segment):
+    def _stopped(self, far: FarLane) -> bool:
+        """Take what a lane that shall stop has said; return whether that was all. Its faults are logged."""
+        try:
+            for event in far.listen():
                 self._handle(event)
-            if results:  # small objects use up the block buffers within a turn
-                self._results()
-            if self._patient and self._decoder.out_of_buffers:
-                self._wait_for_room()
-        self._last_datagram = time.time()
-
-    def _wait_for_room(self) -> None:
-        """Let the threads write and the kernel hold what arrives, until a buffer is back or they seem stuck."""
-        until = time.monotonic() + ROOM_S
-        while self._decoder.out_of_buffers:
-            if time.monotonic() >= until:
-                self._patient = False
-                return
-            time.sleep(0.001)
-            self._results()
+        except UserError as error:
+            log.error("lane_failed", error=str(error))
+            return True
+        return far.stopped
 
     # --- what the decoder says -------------------------------------------------------------------------------------
 
@@ -274,8 +252,7 @@ class _Capture:
 
     def _give_back(self, block: Block) -> None:
         if isinstance(block, IncomingBlock):
-            self._decoder.give_back(block)
-            self._patient = True
+            self._lane.give_back(block)
         elif isinstance(block, FarBlock):
             self._far[block.owner.lane - 1].give_back(block)
 
@@ -347,61 +324,46 @@ class _Capture:
     def _tell_strangers(self) -> None:
         """Say once why announcements are refused: to whoever set up keys, silence would look like a broken link."""
         for reason, advice in STRANGERS.items():
-            if reason not in self._told and self._decoder.counters.drops.get(reason, 0):
+            if reason not in self._told and self._lane.decoder.counters.drops.get(reason, 0):
                 self._told.add(reason)
                 log.warning("session_refused", reason=reason.value, advice=advice)
 
     # --- what status sees ------------------------------------------------------------------------------------------
 
-    def _counts(self) -> dict[str, int]:
-        """The counters of all lanes together."""
-        counts = Counter(tally(self._decoder, self._link))
-        for far in self._far:
-            counts.update(far.counts)
-        return counts
-
-    def _lanes(self, lane_0: dict[str, int]) -> list[dict[str, Any]]:
-        """What each lane has received; nothing unless there are several."""
-        if not self._far:
-            return []
-        found: list[tuple[dict[str, int], float, str]] = [(lane_0, self._last_datagram, self._link.path)]
-        found += [(far.counts, far.last_datagram, far.path) for far in self._far]
-        return [
-            {
-                "datagrams": counts.get("datagrams", 0),
-                "lost": counts.get("lost", 0),
-                "last_datagram": last_datagram,
-                "path": path,
-            }
-            for counts, last_datagram, path in found
-        ]
-
     def _publish_live(self, now: float, state: str) -> None:
-        counts = self._counts()
+        lanes = [lane.figures() for lane in self._lanes]
+        counts: Counter[str] = Counter()
+        for lane in lanes:
+            counts.update(lane.counts)
         before, bytes_before = self._rate_mark
         rate = (counts["bytes"] - bytes_before) * 8 / (now - before) if now > before else 0.0
         self._rate_mark = (now, counts["bytes"])
         drops = {name.removeprefix("drop."): count for name, count in counts.items() if name.startswith("drop.")}
-        counters = self._decoder.counters
-        worst = max(
-            [(counters.worst_repair, counters.worst_repair_of), *(far.worst_repair for far in self._far)],
-            key=lambda pair: pair[0] / max(1, pair[1]),
-        )
         document = {
             "state": state,
             **{name: count for name, count in counts.items() if not name.startswith("drop.")},
             "drops": drops,
-            "worst_repair": list(worst),
+            "worst_repair": max((lane.worst_repair for lane in lanes), key=lambda of: of[0] / max(1, of[1])),
             "session": self._session,
-            "last_datagram": max([self._last_datagram, *(far.last_datagram for far in self._far)]),
+            "last_datagram": max(lane.last_datagram for lane in lanes),
             "last_beacon": self._last_beacon,
             "closed": max(self._closed.values()) if 0 < len(self._closed) == len(self._sessions) else None,
             "objects": self._wanted.shown(),
             "rate_bits": round(rate),
-            "path": self._link.path,
-            "lanes": self._lanes(tally(self._decoder, self._link)),
+            "path": lanes[0].path,
+            "lanes": [_shown(lane) for lane in lanes] if self._far else [],
         }
         self._ledger.publish(document, counts)
         notify.status(
             f"{state}, {counts['datagrams']} datagrams, {counts['lost']} lost, {len(self._wanted)} objects open"
         )
+
+
+def _shown(lane: Figures) -> dict[str, Any]:
+    """What status shows of one of several lanes."""
+    return {
+        "datagrams": lane.counts.get("datagrams", 0),
+        "lost": lane.counts.get("lost", 0),
+        "last_datagram": lane.last_datagram,
+        "path": lane.path,
+    }

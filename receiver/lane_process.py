@@ -11,24 +11,27 @@ import sys
 import time
 from collections import OrderedDict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from protocol.decoder import Decoder, ReceiveBuffer
+from protocol.decoder import Decoder
 from protocol.events import BlockAbandoned, BlockComplete, Event, ObjectAnnounced, SessionOpened
 from protocol.incoming import IncomingBlock, IncomingObject
 from protocol.limits import TRACKED_OBJECTS_MAX
+from protocol.objects import ObjectEntry
 from protocol.trust import Remembered, TrustedSenders
+from receiver.lane import SWITCH_INTERVAL_S, Lane
 from receiver.link import Link
 from receiver.messages import (
     FOR_LANE,
     Again,
     Announced,
     Begin,
-    Block,
+    BlockReady,
     Counts,
+    Entry,
     Epoch,
     Forget,
     ForLane,
@@ -38,20 +41,14 @@ from receiver.messages import (
     Settled,
     Stop,
     Stopped,
-    Table,
     Want,
 )
 from receiver.shared import SharedBuffer, SharedBuffers
-from receiver.tally import tally
 from runtime import logs
-from runtime.channel import Channel, ChannelEnded, parent_channel
-from runtime.errors import UserError, print_error
+from runtime.channel import Channel, child_main
 from runtime.threads import name_thread
 
-SWITCH_INTERVAL_S: Final = 0.000_5  # as capture's
-BURSTS_PER_TURN: Final = 64
 COUNTS_S: Final = 0.2
-ROOM_S: Final = 0.05  # as capture's
 
 
 class LaneProcess:
@@ -60,30 +57,27 @@ class LaneProcess:
     def __init__(self, channel: Channel[ForLane], begin: Begin, memory: int) -> None:
         self._channel = channel
         listen = begin.settings()
-        self._link = Link(listen.on.lane(begin.lane), listen.receive_buffer, gro=listen.gro)
-        self._link.watch(channel.fileno())
+        link = Link(listen.on.lane(begin.lane), listen.receive_buffer, gro=listen.gro)
+        link.watch(channel.fileno())
         self._remembered = Remembered({sender: (epoch, session) for sender, epoch, session in begin.epochs})
-        self._buffers = SharedBuffers(memory)
         trusted = TrustedSenders.of(*(Ed25519PublicKey.from_public_bytes(raw) for raw in begin.senders))
         private = X25519PrivateKey.from_private_bytes(begin.hpke_key)
-        self._decoder = Decoder(trusted, private, self._remembered, lane=begin.lane, pool=self._buffers.pool)
+        pool = SharedBuffers(memory).pool
+        self._lane = Lane(link, Decoder(trusted, private, self._remembered, lane=begin.lane, pool=pool))
         self._objects: OrderedDict[tuple[bytes, int], IncomingObject] = OrderedDict()
         self._restoring: deque[tuple[IncomingBlock, bool, Future[None]]] = deque()
         self._lent: dict[int, IncomingBlock] = {}  # by slot: with the role
         self._restorer = ThreadPoolExecutor(1, "restore", name_thread, ("restore",))
-        self._patient = True
         self._stopping = False
         self._due_counts = 0.0
-        self._last_datagram = 0.0
 
     def run(self) -> NoReturn:
         """Receive until the role has gone (ChannelEnded)."""
-        buffer = ReceiveBuffer()
         while True:
-            if self._link.wait(0.001 if self._restoring else 0.1) and not self._stopping:
-                self._turn(buffer)
-            self._listen()
+            if self._lane.link.wait(0.001 if self._restoring else 0.1) and not self._stopping:
+                self._lane.turn(self._handle, self._relieve)
             self._hand_over()
+            self._listen()
             if self._stopping and not self._restoring:
                 self._due_counts = 0.0
                 self._tell_counts()
@@ -100,26 +94,10 @@ class LaneProcess:
             select.select([self._channel], [], [])
             self._listen()
 
-    def _turn(self, buffer: ReceiveBuffer) -> None:
-        for _ in range(BURSTS_PER_TURN):
-            size, segment = self._link.receive(buffer)
-            if segment == 0:
-                break
-            for event in self._decoder.receive_burst(buffer, size, segment):
-                self._handle(event)
-            if self._patient and self._decoder.out_of_buffers:
-                self._wait_for_room()
-        self._last_datagram = time.time()
-
-    def _wait_for_room(self) -> None:
-        """Let the kernel hold what arrives until the role has read a buffer, or seems stuck."""
-        until = time.monotonic() + ROOM_S
-        while self._decoder.out_of_buffers:
-            if time.monotonic() >= until:
-                self._patient = False
-                return
-            self._hand_over()
-            select.select([self._channel], [], [], 0.001)
+    def _relieve(self) -> None:
+        """Give away what is restored; hear which buffers are free, while the role has any."""
+        self._hand_over()
+        if self._lent:
             self._listen()
 
     def _handle(self, event: Event) -> None:
@@ -132,7 +110,7 @@ class LaneProcess:
                 self._objects[key] = announced
                 if len(self._objects) > TRACKED_OBJECTS_MAX:
                     self._objects.popitem(last=False)
-                self._channel.send(Announced(session=announced.session, table=Table.of(announced.entry)))
+                self._channel.send(Announced(session=announced.session, entry=_written(announced.entry)))
             case SessionOpened(sender, parameters):
                 self._channel.send(
                     SessionFound(
@@ -158,9 +136,9 @@ class LaneProcess:
                 self._obey(message)
             if answered:
                 if self._remembered.epochs[sender] != (epoch, session):
-                    for event in self._decoder.close():  # what is still new opens again by its next announcement
+                    for event in self._lane.decoder.close():  # what is still new opens again by its next announcement
                         if isinstance(event, BlockAbandoned):
-                            self._decoder.give_back(event.block)
+                            self._lane.give_back(event.block)
                 return
 
     def _listen(self) -> None:
@@ -170,8 +148,7 @@ class LaneProcess:
     def _obey(self, message: ForLane) -> None:
         match message:
             case Free(slot=slot):
-                self._decoder.give_back(self._lent.pop(slot))
-                self._patient = True
+                self._lane.give_back(self._lent.pop(slot))
                 return
             case Epoch(sender=sender, epoch=epoch, session=session):
                 if epoch >= self._remembered.epochs.get(sender, (0, b""))[0]:
@@ -179,7 +156,7 @@ class LaneProcess:
                 return
             case Stop():
                 self._stopping = True
-                for event in self._decoder.close():
+                for event in self._lane.decoder.close():
                     self._handle(event)
                 return
             case Begin():
@@ -192,13 +169,13 @@ class LaneProcess:
                 for start, end in ranges:
                     owner.have.add(start, end)
             case Want():
-                self._decoder.want(owner, owner.have)
+                self._lane.want(owner)
             case Settled():
-                owner.wanted = False
+                self._lane.settle(owner)
             case Forget():
-                self._decoder.forget(owner)
+                self._lane.forget(owner)
             case Again(sbn=sbn):
-                owner.again(sbn)
+                self._lane.again(owner, sbn)
 
     def _hand_over(self) -> None:
         """Give the role what has been restored."""
@@ -208,9 +185,9 @@ class LaneProcess:
             slot = block.buffer.slot if isinstance(block.buffer, SharedBuffer) else -1
             self._lent[slot] = block
             self._channel.send(
-                Block(
+                BlockReady(
                     session=block.owner.session,
-                    table=Table.of(block.owner.entry),
+                    entry=_written(block.owner.entry),
                     sbn=block.shape.sbn,
                     complete=complete,
                     slot=slot,
@@ -220,49 +197,30 @@ class LaneProcess:
 
     def _tell_counts(self) -> None:
         if not self._channel.clogged:
-            counters = self._decoder.counters
-            self._channel.send(
-                Counts(
-                    counts=tally(self._decoder, self._link),
-                    worst_repair=(counters.worst_repair, counters.worst_repair_of),
-                    last_datagram=self._last_datagram,
-                    path=self._link.path,
-                )
-            )
+            self._channel.send(Counts(figures=self._lane.figures()))
 
     def close(self) -> None:
         """Free what the lane holds."""
         self._restorer.shutdown(cancel_futures=True)
-        self._link.close()
+        self._lane.link.close()
 
 
-def main() -> int:
-    """Drive a lane until the role ends; return the exit code."""
-    channel, (memory,) = parent_channel(FOR_LANE)
+def _written(entry: ObjectEntry) -> Entry:
+    return entry.encode(), entry.geometry.symbol_bytes
+
+
+def drive(channel: Channel[ForLane], begin: ForLane, descriptors: list[int]) -> NoReturn:
+    """Drive the lane that *begin* names until the role ends."""
+    if not isinstance(begin, Begin):
+        raise ValueError(f"{begin.kind} before the beginning")
+    logs.configure(begin.log_format, begin.log_level)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    process = LaneProcess(channel, begin, *descriptors)
     try:
-        begin = first(channel)
-        logs.configure(begin.log_format, begin.log_level)
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
-        process = LaneProcess(channel, begin, memory)
-        try:
-            process.run()
-        finally:
-            process.close()
-    except ChannelEnded:
-        return 0
-    except UserError as error:
-        print_error(error)
-        return error.exit_code
-
-
-def first(channel: Channel[Any]) -> Begin:
-    """Wait for the first message."""
-    select.select([channel], [], [])
-    message = channel.receive(1)[0]
-    if not isinstance(message, Begin):
-        raise ValueError(f"{message.kind} before the beginning")
-    return message
+        process.run()
+    finally:
+        process.close()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(child_main(FOR_LANE, drive))

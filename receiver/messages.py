@@ -6,10 +6,11 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, TypeAdapter
 
-from protocol.objects import ObjectEntry, parse_entry
 from receiver.config import Listen
-from runtime.channel import Message, adapter
+from receiver.lane import Figures
+from runtime.channel import Message
 
+Entry = tuple[bytes, int]  # of the object table: as it is on the wire, and its symbol size (parse_entry's arguments)
 RANGES_MAX: Final = 2_000  # in one message: at most 90 kB
 
 
@@ -109,36 +110,20 @@ class Stopped(Message):
     kind: Literal["stopped"] = "stopped"
 
 
-class Table(Message):
-    """An object table entry, as it is on the wire."""
-
-    raw: bytes
-    symbol_bytes: int
-
-    @classmethod
-    def of(cls, entry: ObjectEntry) -> Table:
-        """Return the message for *entry*."""
-        return cls(raw=entry.encode(), symbol_bytes=entry.geometry.symbol_bytes)
-
-    def entry(self) -> ObjectEntry:
-        """Return what :meth:`of` was given; WireError if it is none."""
-        return parse_entry(self.raw, self.symbol_bytes)
-
-
 class Announced(Message):
     """From a lane: a new object."""
 
     kind: Literal["announced"] = "announced"
     session: bytes
-    table: Table
+    entry: Entry
 
 
-class Block(Message):
+class BlockReady(Message):
     """From a lane: a block, restored as far as it can be; its buffer is the role's until Free."""
 
     kind: Literal["block"] = "block"
     session: bytes
-    table: Table
+    entry: Entry
     sbn: int
     complete: bool
     slot: int
@@ -146,16 +131,13 @@ class Block(Message):
 
 
 class Counts(Message):
-    """From a lane, a few times a second: its counters since it began."""
+    """From a lane, a few times a second; the first says that it has its socket."""
 
     kind: Literal["counts"] = "counts"
-    counts: dict[str, int]
-    worst_repair: tuple[int, int]
-    last_datagram: float
-    path: str
+    figures: Figures
 
 
 ForLane = Begin | Epoch | Have | Want | Settled | Forget | Again | Free | Stop
-OfLane = SessionFound | Announced | Block | Counts | Stopped
-FOR_LANE: Final[TypeAdapter[ForLane]] = adapter(Annotated[ForLane, Field(discriminator="kind")])
-OF_LANE: Final[TypeAdapter[OfLane]] = adapter(Annotated[OfLane, Field(discriminator="kind")])
+OfLane = SessionFound | Announced | BlockReady | Counts | Stopped
+FOR_LANE: Final[TypeAdapter[ForLane]] = TypeAdapter(Annotated[ForLane, Field(discriminator="kind")])
+OF_LANE: Final[TypeAdapter[OfLane]] = TypeAdapter(Annotated[OfLane, Field(discriminator="kind")])

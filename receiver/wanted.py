@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 
 from oci.blobs import BlobStore
-from protocol.decoder import Decoder
 from protocol.drops import Drop
 from protocol.incoming import IncomingObject
 from protocol.limits import TRACKED_OBJECTS_MAX
@@ -22,54 +21,15 @@ from protocol.objects import Kind, ObjectEntry
 from protocol.ranges import RangeSet
 from receiver.assemble import BlockWritten, ObjectRefused, ObjectTaken
 from receiver.config import Limits
+from receiver.far_lane import FarLane
 from receiver.journal import ReceiverJournal
+from receiver.lane import Lane
 
 REFUSED_MAX: Final = 4_096
 PATROL: Final = 64  # objects looked after at each patrol
 SHOWN_MAX: Final = 100
 
 log = structlog.get_logger()
-
-
-class LaneObjects(Protocol):
-    """A lane, as far as objects go. *owner* is one that this lane announced."""
-
-    def want(self, owner: IncomingObject) -> None:
-        """Receive what ``owner.have`` lacks."""
-
-    def forget(self, owner: IncomingObject) -> None:
-        """Start again from nothing."""
-
-    def settle(self, owner: IncomingObject) -> None:
-        """Receive no more of it."""
-
-    def again(self, owner: IncomingObject, sbn: int) -> None:
-        """Let a complete block come again."""
-
-    def learned(self, owner: IncomingObject, ranges: Sequence[tuple[int, int]]) -> None:
-        """Bytes that came over another lane are on disk now, and in ``owner.have``."""
-
-
-class NearObjects:
-    """Lane 0, whose decoder is in this process and sees ``owner.have`` itself."""
-
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
-
-    def want(self, owner: IncomingObject) -> None:  # noqa: D102
-        self._decoder.want(owner, owner.have)
-
-    def forget(self, owner: IncomingObject) -> None:  # noqa: D102
-        self._decoder.forget(owner)
-
-    def settle(self, owner: IncomingObject) -> None:  # noqa: D102
-        owner.wanted = False
-
-    def again(self, owner: IncomingObject, sbn: int) -> None:  # noqa: D102
-        owner.again(sbn)
-
-    def learned(self, owner: IncomingObject, ranges: Sequence[tuple[int, int]]) -> None:  # noqa: D102
-        pass
 
 
 class Wanted:
@@ -80,7 +40,7 @@ class Wanted:
         spool: BlobStore,
         journal: ReceiverJournal,
         limits: Limits,
-        lanes: Sequence[LaneObjects],
+        lanes: Sequence[Lane | FarLane],
         have: dict[str, RangeSet],
         drops: dict[Drop, int],
     ) -> None:

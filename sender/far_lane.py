@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Final, NoReturn
+from typing import Final
 
 import structlog
 
 from protocol.objects import ObjectEntry
-from runtime.channel import ChannelEnded, Child, Message
-from runtime.errors import EXIT_USAGE, UserError
+from runtime.channel import Child
 from sender.blocks import BUFFERS, Order
 from sender.config import SenderSettings
 from sender.messages import (
@@ -42,20 +41,17 @@ class FarLane:
         self.failed: deque[tuple[Order, str]] = deque()
         self.dropped: deque[Order] = deque()
         self.wire_bytes = self.datagrams = self.sealed = 0
-        self.path = "?"
-        self.down = False
-        self._gone = False
         self._orders: dict[int, Order] = {}  # by serial number
         self._serial = 0
         self._announced: list[int] = []
-        self._child: Child[OfLane] = Child(MODULE, OF_LANE)
+        self._child: Child[OfLane] = Child(f"lane {number}", MODULE, OF_LANE)
         log.info("lane_started", lane=number, pid=self._child.pid, to=str(settings.link.to.lane(number)))
-        self._say(Begin.of(number, settings))
+        self._child.say(Begin.of(number, settings))
 
     def open(self, opening: Opening) -> None:
         """Go on in a new session; only while idle."""
         self._announced = []
-        self._say(Open.of(opening))
+        self._child.say(Open.of(opening))
         self.sealed = 0
 
     @property
@@ -67,19 +63,19 @@ class FarLane:
         """Have a block read and sent after those before it."""
         self._serial += 1
         self._orders[self._serial] = order
-        self._say(
+        self._child.say(
             Send(
                 serial=self._serial,
                 object_id=order.object_id,
                 path=str(order.path),
-                entry=Entry.of(order.entry),
+                entry=_written(order.entry),
                 sbn=order.shape.sbn,
             )
         )
 
     def drop(self, object_id: int) -> None:
         """Have the blocks of one object forgotten that are not on the wire yet."""
-        self._say(DropObject(object_id=object_id))
+        self._child.say(DropObject(object_id=object_id))
 
     def announce(self, entries: list[ObjectEntry]) -> None:
         """Have the objects of the next moments named."""
@@ -87,11 +83,11 @@ class FarLane:
         tois = [entry.toi for entry in entries]
         if tois != self._announced:
             self._announced = tois
-            self._say(Announce(entries=[Entry.of(entry) for entry in entries]))
+            self._child.say(Announce(entries=[_written(entry) for entry in entries]))
 
     def end_session(self, now: float) -> None:
         """Have the end of the session announced from now on."""
-        self._say(EndSession())
+        self._child.say(EndSession())
 
     @property
     def orders(self) -> list[Order]:
@@ -100,27 +96,20 @@ class FarLane:
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when there is something to listen to."""
-        return self._child.channel.fileno()
+        return self._child.fileno()
 
     def listen(self) -> None:
         """Take what the process has said; UserError if it has ended."""
-        try:
-            told = self._child.channel.receive()
-        except ChannelEnded:
-            self._ended()
-        for message in told:
+        for message in self._child.hear():
             match message:
                 case BlockTold():
                     self._told(message)
                 case Figures():
-                    self.wire_bytes, self.datagrams = message.wire_bytes, message.datagrams
-                    self.sealed, self.path, self.down = message.sealed, message.path, message.down
-
-    def _say(self, message: Message) -> None:
-        try:
-            self._child.channel.send(message)
-        except ChannelEnded:
-            self._ended()
+                    self.wire_bytes, self.datagrams, self.sealed = (
+                        message.wire_bytes,
+                        message.datagrams,
+                        message.sealed,
+                    )
 
     def _told(self, message: BlockTold) -> None:
         order = self._orders.pop(message.serial)
@@ -131,16 +120,10 @@ class FarLane:
         else:
             self.dropped.append(order)
 
-    def _ended(self) -> NoReturn:
-        self._gone = True
-        how = self._child.end()
-        code = EXIT_USAGE if how == f"exit code {EXIT_USAGE}" else 1
-        raise UserError(f"lane {self.number}: its process has ended ({how}), see the line before", exit_code=code)
-
     def close(self) -> None:
         """End the process."""
-        if self._gone:
-            return
-        how = self._child.end()
-        if how != "exit code 0":
-            log.warning("lane_ended", lane=self.number, how=how)
+        self._child.close()
+
+
+def _written(entry: ObjectEntry) -> Entry:
+    return entry.encode(), entry.geometry.symbol_bytes

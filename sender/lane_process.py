@@ -5,15 +5,14 @@ Holds the session's key, which comes over the descriptor, and never the signing 
 
 from __future__ import annotations
 
-import select
 import sys
 import time
 from pathlib import Path
 from typing import Final, NoReturn
 
+from protocol.objects import parse_entry
 from runtime import logs
-from runtime.channel import Channel, ChannelEnded, parent_channel
-from runtime.errors import UserError, print_error
+from runtime.channel import Channel, child_main
 from runtime.signals import StopFlag
 from sender.blocks import Order
 from sender.lane import Lane
@@ -67,12 +66,12 @@ class LaneProcess:
         for message in self._channel.receive():
             match message:
                 case Send():
-                    entry = message.entry.entry()
+                    entry = parse_entry(*message.entry)
                     order = Order(message.object_id, Path(message.path), entry, entry.geometry.block(message.sbn))
                     self._serials[order] = message.serial
                     lane.start(order)
                 case Announce():
-                    lane.announce([entry.entry() for entry in message.entries])
+                    lane.announce([parse_entry(*entry) for entry in message.entries])
                 case Open():
                     lane.open(message.opening())
                 case DropObject():
@@ -100,8 +99,6 @@ class LaneProcess:
                     wire_bytes=lane.wire_bytes,
                     datagrams=lane.datagrams,
                     sealed=lane.sealed,
-                    path=lane.link.path,
-                    down=lane.link.down,
                 )
             )
 
@@ -110,32 +107,17 @@ class LaneProcess:
         self._lane.close()
 
 
-def main() -> int:
-    """Drive a lane until the role ends; return the exit code."""
-    channel, _ = parent_channel(FOR_LANE)
+def drive(channel: Channel[ForLane], begin: ForLane, descriptors: list[int]) -> NoReturn:
+    """Drive the lane that *begin* names until the role ends."""
+    if not isinstance(begin, Begin):
+        raise ValueError(f"{begin.kind} before the beginning")
+    logs.configure(begin.log_format, begin.log_level)
+    process = LaneProcess(channel, begin)
     try:
-        begin = first(channel)
-        logs.configure(begin.log_format, begin.log_level)
-        process = LaneProcess(channel, begin)
-        try:
-            process.run()
-        finally:
-            process.close()
-    except ChannelEnded:
-        return 0
-    except UserError as error:
-        print_error(error)
-        return error.exit_code
-
-
-def first(channel: Channel[ForLane]) -> Begin:
-    """Wait for the first message."""
-    select.select([channel], [], [])
-    message = channel.receive(1)[0]
-    if not isinstance(message, Begin):
-        raise ValueError(f"{message.kind} before the beginning")
-    return message
+        process.run()
+    finally:
+        process.close()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(child_main(FOR_LANE, drive))

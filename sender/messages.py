@@ -8,12 +8,12 @@ from pydantic import Field, TypeAdapter
 
 from protocol.announcement import SessionParameters
 from protocol.encoder import Cadence
-from protocol.objects import ObjectEntry, parse_entry
-from runtime.channel import Message, adapter
+from runtime.channel import Message
 from sender.config import Link as LinkSettings
 from sender.config import SenderSettings
 from sender.session import Opening
 
+Entry = tuple[bytes, int]  # of the object table: as it is on the wire, and its symbol size (parse_entry's arguments)
 ENTRIES_MAX: Final = 256  # of the object table, in one message: 44 kB
 
 
@@ -74,22 +74,6 @@ class Open(Message):
         return Opening(parameters, self.session_key, self.announcement, cadence)
 
 
-class Entry(Message):
-    """An object table entry, as it is on the wire."""
-
-    raw: bytes
-    symbol_bytes: int
-
-    @classmethod
-    def of(cls, entry: ObjectEntry) -> Entry:
-        """Return the message for *entry*."""
-        return cls(raw=entry.encode(), symbol_bytes=entry.geometry.symbol_bytes)
-
-    def entry(self) -> ObjectEntry:
-        """Return what :meth:`of` was given; WireError if it is none."""
-        return parse_entry(self.raw, self.symbol_bytes)
-
-
 class Send(Message):
     """To a lane: a block to send. Answered by one BlockTold with this serial number."""
 
@@ -136,12 +120,10 @@ class Figures(Message):
     kind: Literal["figures"] = "figures"
     wire_bytes: int
     datagrams: int
-    sealed: int
-    path: str
-    down: bool
+    sealed: int  # datagrams, in the session that is open
 
 
 ForLane = Begin | Open | Send | Announce | DropObject | EndSession
 OfLane = BlockTold | Figures
-FOR_LANE: Final[TypeAdapter[ForLane]] = adapter(Annotated[ForLane, Field(discriminator="kind")])
-OF_LANE: Final[TypeAdapter[OfLane]] = adapter(Annotated[OfLane, Field(discriminator="kind")])
+FOR_LANE: Final[TypeAdapter[ForLane]] = TypeAdapter(Annotated[ForLane, Field(discriminator="kind")])
+OF_LANE: Final[TypeAdapter[OfLane]] = TypeAdapter(Annotated[OfLane, Field(discriminator="kind")])

@@ -17,7 +17,8 @@ from protocol.encoder import Encoder
 from protocol.objects import ObjectEntry
 from protocol.outgoing import OutgoingBlock
 from protocol.wire import BurstView
-from tests.capture.rig import Cargo, Mouth, Side, Wire, digest_of, end, is_symbol, some_bytes, wait_for
+from tests.capture.rig import Cargo, Mouth, Side, Wire, digest_of, end, is_symbol, some_bytes
+from tests.support.waits import process_gone, wait_for
 from tests.transmit.rig import free_port
 
 LANES = 2
@@ -93,13 +94,6 @@ def lane_pid(side: Side) -> int:
     return int(side.events("lane_started")[-1]["pid"])
 
 
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
 def test_blocks_may_come_over_any_lane_and_come_once(side: Side, start: Start, sender: Sender) -> None:
     process = start()
     cargo = Cargo(some_bytes(8 * BLOCK - 1234))
@@ -135,7 +129,7 @@ def test_what_a_lane_has_in_flight_survives_the_end(side: Side, start: Start, se
     wait_for(lambda: counters(side).get("symbols", 0) > 0 and counters(side)["symbols"] >= 4 * 50)
     assert end(process)[0] == 0
     assert list(side.journal().ranges(digest_of(cargo.coded))) == [(BLOCK, BLOCK + 4 * 50 * 1424)]
-    assert gone(lane_pid(side))
+    assert process_gone(lane_pid(side))
 
 
 def test_an_old_session_stays_old_on_every_lane(side: Side, start: Start, sender: Sender) -> None:
@@ -154,6 +148,28 @@ def test_an_old_session_stays_old_on_every_lane(side: Side, start: Start, sender
     new.close()
     assert end(process)[0] == 0
     assert [event["epoch"] for event in side.events("session_joined")] == [7]
+
+
+def test_a_lane_that_found_an_old_session_first_gives_it_up(side: Side, start: Start, sender: Sender) -> None:
+    """The role is held while lane 1 finds epoch 1; then it sees epoch 7 at its own socket before it hears of that."""
+    process = start()
+    new, cargo = Sender(side, 7), Cargo(some_bytes(2 * BLOCK))
+    os.kill(process.pid, signal.SIGSTOP)
+    new.begin(cargo, (0,))
+    entry = sender.begin(cargo, (1,))
+    sender.say(1, sender.block(cargo, entry, 0, 1))
+    time.sleep(0.3)
+    os.kill(process.pid, signal.SIGCONT)
+    wait_for(lambda: counters(side).get("drop.unknown_session", 0) > 400)
+    assert counters(side).get("symbols", 0) == 0
+    assert [event["epoch"] for event in side.events("session_joined")] == [7]
+    assert [epoch for epoch, _ in side.journal().epochs().values()] == [7]
+    entry = new.begin(cargo, (1,))
+    for sbn in range(entry.geometry.blocks):
+        new.say(sbn % 2, new.block(cargo, entry, sbn, sbn % 2))
+    wait_for(lambda: side.spool.size(digest_of(cargo.coded)))
+    new.close()
+    assert end(process)[0] == 0
 
 
 def test_a_session_may_be_found_by_any_lane_first(side: Side, start: Start, sender: Sender) -> None:
@@ -202,7 +218,7 @@ def test_a_killed_role_leaves_no_lane_behind(side: Side, start: Start) -> None:
     pid = lane_pid(side)
     process.kill()
     process.wait()
-    wait_for(lambda: gone(pid))
+    wait_for(lambda: process_gone(pid))
 
 
 def test_sigterm_to_every_process_loses_nothing(side: Side, start: Start) -> None:

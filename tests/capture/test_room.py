@@ -12,7 +12,7 @@ from protocol.buffers import BufferPool
 from protocol.decoder import Decoder
 from protocol.drops import Drop
 from protocol.trust import Remembered
-from receiver import capture
+from receiver import lane
 from receiver.assemble import Assembler
 from receiver.capture import _Capture
 from receiver.config import ReceiverSettings
@@ -20,7 +20,8 @@ from receiver.journal import ReceiverJournal
 from receiver.link import Link
 from runtime import keys
 from runtime.settings import load_settings
-from tests.capture.rig import Cargo, Mouth, Side, Wire, digest_of, some_bytes, wait_for
+from tests.capture.rig import Cargo, Mouth, Side, Wire, digest_of, some_bytes
+from tests.support.waits import wait_for
 
 BUFFERS = 4
 DATA = some_bytes(20 * 50 * 10 * 1424)  # twenty blocks of Wire's profile
@@ -47,17 +48,19 @@ class InProcess:
         private = keys.load_hpke_key(settings.hpke_key, created_by="test")
         remembered = Remembered()
         decoder = Decoder(side.trusted, private, remembered, buffers=BUFFERS)
-        self.capture = _Capture(settings, ReceiverJournal(settings.journal), link, decoder, side.trusted, remembered)
+        self.capture = _Capture(
+            settings, ReceiverJournal(settings.journal), lane.Lane(link, decoder), side.trusted, remembered
+        )
         self.capture.run(self.stop)
         self.capture.close()
 
     def dropped(self, reason: Drop) -> int:
         assert self.capture is not None
-        return self.capture._decoder.counters.drops[reason]
+        return self.capture._lane.decoder.counters.drops[reason]
 
     def datagrams(self) -> int:
         assert self.capture is not None
-        return self.capture._decoder.counters.datagrams
+        return self.capture._lane.decoder.counters.datagrams
 
     def end(self) -> None:
         self.stop.set()
@@ -83,12 +86,12 @@ def test_a_slow_disk_costs_nothing_that_the_kernel_can_hold(
 
     def slowly(self: Assembler, *given: object) -> None:
         time.sleep(0.06)
-        seen[0] = seen[0] or running.capture._decoder.out_of_buffers
+        seen[0] = seen[0] or running.capture._lane.decoder.out_of_buffers
         written.append(1)
         write(self, *given)
 
     monkeypatch.setattr(Assembler, "_write", slowly)
-    monkeypatch.setattr(capture, "ROOM_S", 10.0)  # this machine may be slower than the disk of this test
+    monkeypatch.setattr(lane, "ROOM_S", 10.0)  # this machine may be slower than the disk of this test
     mouth.say(Wire(side).send([Cargo(DATA)]))
     wait_for(lambda: side.spool.size(digest_of(DATA)), 30)
     side.spool.verify(digest_of(DATA))

@@ -157,6 +157,11 @@ def edited(path: Path, old: str, new: str) -> None:
             "{file}:10: listen.on: 4433 is not host:port; give e.g. 10.0.0.1:4000 or [::1]:4000",
         ),
         (
+            'on: "0.0.0.0:4433"',
+            'on: "0.0.0.0:65535"\n  lanes: 2',
+            "{file}:9: listen: on: 0.0.0.0:65535 leaves no ports for 2 lanes, one each; give port 1 to 65534",
+        ),
+        (
             "  layout: published",
             "  registry: {url: 'http://a'}\n  layout: published",
             "{file}:16: publish: give either registry or layout",
@@ -323,6 +328,27 @@ async def test_publish_without_capture_is_an_alarm(site: Site, cli: Cli, capture
         code, out, _ = cli("status", "--config", site.config)
         assert code == 1
         assert "ALARM: capture is not running: " + ("last heard of 1 min" if capture else "it never started") in out
+
+
+async def test_status_shows_each_of_several_lanes_and_alarms_when_one_is_silent(site: Site, cli: Cli) -> None:
+    image = single_image()
+    site.fill(image)
+    site.release(release_image("docker.io/library/nginx", ["1.27"], image))
+    assert await site.once(site.configure("{layout: published}")) == 0
+    now = time.time()
+    lanes = [{"datagrams": 12_345, "lost": 6, "last_datagram": now, "path": "gro"} for _ in range(3)]
+    state = {"state": "receiving", "last_datagram": now, "session": {"epoch": 1}, "lanes": lanes}
+    site.journal.set_live("capture", state, now)
+    code, out, _ = cli("status", "--config", site.config)
+    assert code == 0
+    assert out.count("12,345 datagrams, 6 lost") == 3
+    lanes[1]["last_datagram"], lanes[2]["last_datagram"] = now - 120, 0.0
+    site.journal.set_live("capture", state, now)
+    code, out, _ = cli("status", "--config", site.config)
+    assert code == 1
+    assert "ALARM: lane 1 is silent: no datagram for 2 min" in out
+    assert "ALARM: lane 2 is silent: no datagram ever" in out
+    assert "lane 0 is silent" not in out
 
 
 @pytest.mark.parametrize(

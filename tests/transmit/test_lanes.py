@@ -7,33 +7,14 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
-
-import pytest
 
 from protocol.wire import Type
-from tests.transmit.rig import Ear, Side, end, images_of, some_bytes, wait_for
+from tests.support.waits import process_gone, wait_for
+from tests.transmit.rig import Ear, Side, end, images_of, some_bytes
 
-
-class Start(Protocol):
-    def __call__(self, side: Side, **options: Any) -> subprocess.Popen[bytes]: ...
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    started: list[subprocess.Popen[bytes]] = []
-
-    def run(side: Side, **options: Any) -> subprocess.Popen[bytes]:
-        started.append(side.start(**options))
-        return started[-1]
-
-    yield run
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
 def pids(side: Side, lanes: int = 1) -> list[int]:
@@ -45,14 +26,6 @@ def pids(side: Side, lanes: int = 1) -> list[int]:
 
     wait_for(lambda: len(named()) >= lanes)
     return named()
-
-
-def gone(pid: int) -> bool:
-    """Whether the process has ended: an orphan is reaped by whoever adopted it, at some time."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def test_an_object_is_spread_over_lanes_and_control_traffic_goes_where_it_is_needed(
@@ -73,7 +46,7 @@ def test_an_object_is_spread_over_lanes_and_control_traffic_goes_where_it_is_nee
         assert {kind for kind, _ in headers} == (both | {Type.BEACON} if lane == 0 else both)
         assert {number for kind, number in headers if kind != Type.ANNOUNCEMENT} == {lane}
     assert sorted(side.passes()) == ["blob", *["release default 1"] * 3, "small", "small"]
-    assert all(gone(pid) for pid in pids(side, 2))
+    assert all(process_gone(pid) for pid in pids(side, 2))
 
 
 def test_a_session_is_renewed_on_all_lanes_at_once(tmp_path: Path, start: Start) -> None:
@@ -101,7 +74,7 @@ def test_a_killed_lane_ends_the_role_with_a_word_about_it(tmp_path: Path, start:
         os.kill(second, signal.SIGKILL)
         assert role.wait(10) == 1
     assert "lane 2: its process has ended (killed by SIGKILL)" in side.told()
-    wait_for(lambda: gone(first))
+    wait_for(lambda: process_gone(first))
 
 
 def test_a_killed_role_leaves_no_lane_behind(tmp_path: Path, start: Start) -> None:
@@ -112,7 +85,7 @@ def test_a_killed_role_leaves_no_lane_behind(tmp_path: Path, start: Start) -> No
         (lane,) = pids(side)
         role.kill()
         role.wait()
-        wait_for(lambda: gone(lane))
+        wait_for(lambda: process_gone(lane))
 
 
 def test_sigterm_ends_role_and_lanes_at_once(tmp_path: Path, start: Start) -> None:
@@ -126,7 +99,7 @@ def test_sigterm_ends_role_and_lanes_at_once(tmp_path: Path, start: Start) -> No
     code, seconds = end(role)
     assert code == 0, side.told()
     assert seconds < 3
-    assert gone(lane)
+    assert process_gone(lane)
 
 
 def test_an_object_that_no_lane_can_read_is_told_once_and_disturbs_no_other(tmp_path: Path, start: Start) -> None:
@@ -140,9 +113,18 @@ def test_an_object_that_no_lane_can_read_is_told_once_and_disturbs_no_other(tmp_
     assert side.passes() == ["good"]
 
 
-def test_an_interface_too_small_is_an_error_with_more_lanes_too(tmp_path: Path, start: Start) -> None:
+def test_a_lane_that_cannot_send_ends_the_role_with_both_lines(tmp_path: Path, start: Start) -> None:
     side = Side(tmp_path, lanes=2)
-    side.config.write_text(side.config.read_text().replace("lanes: 2", "lanes: 2, interface: nowhere0"))
-    role = start(side)
-    assert role.wait(10) != 0
-    assert "link.interface: nowhere0" in side.told()
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'sender.lane_process' in sys.orig_argv:\n"
+        "    import sender.link\n"
+        "    from runtime.errors import UserError\n"
+        "    def refuse(*given, **named):\n"
+        "        raise UserError('link.mtu: too large for this lane', exit_code=2)\n"
+        "    sender.link.Link.__init__ = refuse\n"
+    )
+    side.modules = tmp_path
+    assert start(side).wait(10) == 1
+    assert "error: link.mtu: too large for this lane" in side.told()
+    assert "lane 1: its process has ended (exit code 2), see the line before" in side.told()
