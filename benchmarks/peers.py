@@ -145,12 +145,15 @@ def _rows(
     """Yield a row for each loss, the least first; each search begins where the one before ended."""
     wanted = effort.start_mbit.get((place.name, place.mtu), 0) if isinstance(contender, Checkvalve) else 0
     start = sum(rate < wanted for rate in contender.rates)
-    hopeless = False
+    lost_at: float | None = None  # the least loss at which nothing was whole
     for loss in losses:
         row: dict[str, Any] = {"place": place.name, "mtu": place.mtu, "loss": loss, "peer": contender.name}
         size = max(effort.size, effort.size_big) if (place.name, place.mtu, loss) in _GOALS else effort.size
         content = contents.of(min(size, contender.size_max or size))
-        if reason := contender.refuses(place, loss):
+        reason = contender.refuses(place, loss)
+        if lost_at is not None:
+            reason = f"nothing was whole at {lost_at:.1%}"
+        if reason:
             yield {**row, "not_run": reason}
             continue
 
@@ -160,14 +163,15 @@ def _rows(
 
         found = highest(
             carry,
-            contender.rates[:1] if hopeless or contender.hopeless(loss) else contender.rates,
+            contender.rates[:1] if contender.hopeless(loss) else contender.rates,
             content.size,
             runs=effort.runs,
             start=start,
             misses_max=1 if loss else 2,  # the search began where less loss ended
         )
-        hopeless = found["rate_mbit"] is None
-        if not hopeless:
+        if found["rate_mbit"] is None:
+            lost_at = loss
+        else:
             start = contender.rates.index(found["rate_mbit"])
         print(f"  {place.name} {place.mtu} {loss:.1%} {contender.name}: {_short(found)}", flush=True)
         yield row | found
