@@ -74,10 +74,11 @@ class LaneProcess:
     def run(self) -> NoReturn:
         """Receive until the role has gone (ChannelEnded)."""
         while True:
-            if self._lane.link.wait(0.001 if self._restoring else 0.1) and not self._stopping:
+            arrived = self._lane.link.wait(0.001 if self._restoring else 0.1)
+            self._listen()  # first: what is said to be wanted may have arrived since
+            if arrived and not self._stopping:
                 self._lane.turn(self._handle, self._relieve)
             self._hand_over()
-            self._listen()
             if self._stopping and not self._restoring:
                 self._due_counts = 0.0
                 self._tell_counts()

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,7 @@ class Side:
         )
         self.state = folder / "state"
         self.log = folder / "log"
+        self.said: Counter[int] = Counter()  # datagrams by lane, of all mouths
 
     @property
     def signer(self) -> Ed25519PrivateKey:
@@ -243,6 +245,7 @@ class Mouth:
     def __init__(self, side: Side, lane: int = 0) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.connect(("127.0.0.1", side.port + lane))
+        self._side, self._lane = side, lane
         self._per_second = 40_000 if os.geteuid() == 0 else 8_000  # root's receive buffer is larger
 
     def say(self, datagrams: Iterable[bytes]) -> None:
@@ -250,6 +253,7 @@ class Mouth:
         for sent, datagram in enumerate(datagrams, 1):
             try:
                 self._socket.send(datagram)
+                self._side.said[self._lane] += 1
             except ConnectionRefusedError:
                 pass
             if sent % 50 == 0:

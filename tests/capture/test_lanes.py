@@ -35,6 +35,7 @@ class Sender:
         self._view = BurstView(memoryview(bytearray(20 * 1472)), 1472, 20)
         self._mouths = [Mouth(side, lane) for lane in range(lanes)]
         self._now = 0.0
+        self._side = side
 
     def begin(self, cargo: Cargo, lanes: tuple[int, ...] = (0, 1)) -> ObjectEntry:
         """Say on each lane what is to come."""
@@ -44,6 +45,19 @@ class Sender:
             while not self.encoders[lane].may_start(entry.toi):
                 self.say(lane, self._burst(self.encoders[lane]))
         return entry
+
+    def begin_heard(self, cargo: Cargo, lanes: tuple[int, ...] = (0, 1)) -> ObjectEntry:
+        """The same, and wait until these lanes want the object: a real sender gives them the time to hear that."""
+        entry = self.begin(cargo, lanes)
+        wait_for(lambda: self._heard(entry, lanes))
+        return entry
+
+    def _heard(self, entry: ObjectEntry, lanes: tuple[int, ...]) -> bool:
+        shown, _ = self._side.journal().live().get("capture", ({"objects": []}, 0))
+        wanted = [each["digest"] for each in shown["objects"]]
+        return entry.digest in wanted and all(
+            shown["lanes"][lane]["datagrams"] >= self._side.said[lane] for lane in lanes
+        )
 
     def block(self, cargo: Cargo, entry: ObjectEntry, sbn: int, lane: int) -> list[bytes]:
         """The datagrams of a block."""
@@ -97,7 +111,7 @@ def lane_pid(side: Side) -> int:
 def test_blocks_may_come_over_any_lane_and_come_once(side: Side, start: Start, sender: Sender) -> None:
     process = start()
     cargo = Cargo(some_bytes(8 * BLOCK - 1234))
-    entry = sender.begin(cargo)
+    entry = sender.begin_heard(cargo)
     blocks = entry.geometry.blocks
     for sbn in range(blocks):
         if sbn != 3:  # as if an outage had swallowed it
@@ -122,7 +136,7 @@ def test_blocks_may_come_over_any_lane_and_come_once(side: Side, start: Start, s
 def test_what_a_lane_has_in_flight_survives_the_end(side: Side, start: Start, sender: Sender) -> None:
     process = start()
     cargo = Cargo(some_bytes(3 * BLOCK))
-    entry = sender.begin(cargo)
+    entry = sender.begin_heard(cargo)
     symbols = [d for d in sender.block(cargo, entry, 1, 1) if is_symbol(d)]
     first_codewords = [d for d in symbols if int.from_bytes(d[26:28], "little") < 4]
     sender.say(1, first_codewords)
@@ -141,7 +155,7 @@ def test_an_old_session_stays_old_on_every_lane(side: Side, start: Start, sender
     sender.say(1, sender.block(cargo, entry, 0, 1))
     wait_for(lambda: counters(side).get("drop.stale_epoch"))
     assert counters(side).get("symbols", 0) == 0
-    entry = new.begin(cargo, (1,))
+    entry = new.begin_heard(cargo, (1,))
     for sbn in range(entry.geometry.blocks):
         new.say(sbn % 2, new.block(cargo, entry, sbn, sbn % 2))
     wait_for(lambda: side.spool.size(digest_of(cargo.coded)))
@@ -164,7 +178,7 @@ def test_a_lane_that_found_an_old_session_first_gives_it_up(side: Side, start: S
     assert counters(side).get("symbols", 0) == 0
     assert [event["epoch"] for event in side.events("session_joined")] == [7]
     assert [epoch for epoch, _ in side.journal().epochs().values()] == [7]
-    entry = new.begin(cargo, (1,))
+    entry = new.begin_heard(cargo, (1,))
     for sbn in range(entry.geometry.blocks):
         new.say(sbn % 2, new.block(cargo, entry, sbn, sbn % 2))
     wait_for(lambda: side.spool.size(digest_of(cargo.coded)))
@@ -175,10 +189,10 @@ def test_a_lane_that_found_an_old_session_first_gives_it_up(side: Side, start: S
 def test_a_session_may_be_found_by_any_lane_first(side: Side, start: Start, sender: Sender) -> None:
     process = start()
     cargo = Cargo(some_bytes(2 * BLOCK))
-    entry = sender.begin(cargo, (1,))
+    entry = sender.begin_heard(cargo, (1,))
     wait_for(lambda: side.events("session_joined"))
     assert [epoch for epoch, _ in side.journal().epochs().values()] == [1]
-    sender.begin(cargo, (0,))
+    sender.begin_heard(cargo, (0,))
     for sbn in range(entry.geometry.blocks):
         sender.say(sbn % 2, sender.block(cargo, entry, sbn, sbn % 2))
     wait_for(lambda: side.spool.size(digest_of(cargo.coded)))
