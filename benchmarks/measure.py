@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from protocol import aead
+
 MEGA: Final = 1_000_000
 _LIBRARIES: Final = ("cryptography", "pyeclib", "reedsolo", "zstandard", "aiohttp")
 
@@ -65,7 +67,7 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),
-        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "libraries": {name: _version(name) for name in _LIBRARIES} | {"AES-256-GCM": f"by {aead.NAME}"},
         "load_before": [round(load, 2) for load in os.getloadavg()],
     }
 

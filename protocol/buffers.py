@@ -5,9 +5,22 @@ Big buffers are costly to allocate (the kernel zeroes their pages each time), so
 
 from __future__ import annotations
 
+import ctypes
+from array import array
 from collections.abc import Callable
 
 from protocol.geometry import BlockShape, Geometry
+
+
+def address_of(memory: bytearray | memoryview) -> int:
+    """Return where writable *memory* lies, for libraries called in place; valid while the caller keeps it."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+def addresses(memory: bytearray | memoryview, step: int, offset: int = 0) -> array[int]:
+    """Return where each piece of *step* bytes of writable *memory* lies, *offset* bytes into it."""
+    first = address_of(memory)
+    return array("Q", range(first + offset, first + len(memory), step))
 
 
 class BlockBuffer:
@@ -21,6 +34,7 @@ class BlockBuffer:
         size = symbols * symbol_bytes
         self.memory = memoryview(bytearray(size)) if memory is None else memory[:size]
         self.symbols = [self.memory[at : at + symbol_bytes] for at in range(0, symbols * symbol_bytes, symbol_bytes)]
+        self.addresses = addresses(self.memory, symbol_bytes)
 
 
 class BufferPool:

@@ -15,6 +15,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from protocol.aead import sealer
 from protocol.announcement import SessionParameters, signed_part, traffic_key
 from protocol.beacon import Beacon, Newest, newest_per_beacon
 from protocol.errors import ProtocolMisuse
@@ -79,7 +80,9 @@ class Encoder:
         self._closing = False
         self._cadence = cadence or Cadence()
         self._clock_ms = clock_ms
-        self._aead = AESGCM(traffic_key(session_key, signed_part(announcement)))
+        key = traffic_key(session_key, signed_part(announcement))
+        self._aead = AESGCM(key)
+        self._sealer = sealer(key)
         self._fragments = fragment(announcement, parameters.tag, parameters.datagram_bytes)
         self._tag = int.from_bytes(parameters.tag, "little")
         self._symbol_prefix = prefix(Type.SYMBOL, parameters.tag)
@@ -208,13 +211,11 @@ class Encoder:
         return count
 
     def _seal_symbols(self, into: BurstView, block: OutgoingBlock) -> int:
-        rows, columns, symbols = block.next_symbols(into.count)
+        rows, columns, places = block.next_symbols(into.count)
         count = len(rows)
         first = self._take_numbers(count)
         into.write_headers(self._symbol_prefix, first, block.entry.toi, block.shape.sbn, rows, columns)
-        encrypt_into = self._aead.encrypt_into
-        for nonce, symbol, header, sealed in zip(into.nonces, symbols, into.headers, into.sealed, strict=False):
-            encrypt_into(nonce, symbol, header, sealed)
+        self._sealer.seal(into, block.buffer, places)
         source = bisect_left(rows, block.shape.k)  # rows ascend
         self.counters.source += source
         self.counters.repair += count - source

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from protocol.buffers import BlockBuffer
 from protocol.fec import erasure_code
 from protocol.geometry import BlockShape
+from protocol.limits import CODEWORD_SYMBOLS_MAX
 from protocol.objects import ObjectEntry
 from protocol.ranges import RangeSet
+
+_ONE_LESS: Final = bytes((0, *range(255)))  # for bytearray.translate
+assert CODEWORD_SYMBOLS_MAX <= 255
 
 
 @dataclass(eq=False)
@@ -57,7 +62,7 @@ class IncomingBlock:
         shape = self.shape
         self._repair_at = shape.depth * shape.k
         self._have = bytearray(shape.depth * (shape.k + shape.m))
-        self._left = [shape.codeword_symbols(column) for column in range(shape.depth)]
+        self._left = bytearray(shape.codeword_symbols(column) for column in range(shape.depth))
         size = shape.symbols * buffer.symbol_bytes
         buffer.memory[size : self._repair_at * buffer.symbol_bytes] = bytes(
             self._repair_at * buffer.symbol_bytes - size
@@ -84,8 +89,11 @@ class IncomingBlock:
         """Whether the symbol at *place* is new and its codeword not complete yet."""
         return self._left[column] > 0 and not self._have[place]
 
-    def row_places(self, row: int, first: int, count: int) -> slice | None:
-        """Return where symbols of *row* in *count* columns from *first* go, if all are on the wire and needed."""
+    def row_places(self, row: int, first: int, count: int, earlier: int = 0) -> slice | None:
+        """Return where symbols of *row* in *count* columns from *first* go, if all are on the wire and needed.
+
+        Needed also after *earlier* more symbols of each codeword, of lower rows, which are not marked yet.
+        """
         shape = self.shape
         if row < shape.k:
             if first + count > shape.source_columns(row):
@@ -96,14 +104,15 @@ class IncomingBlock:
         else:
             return None
         places = slice(begin, begin + (count - 1) * step + 1, step)
-        if 0 in self._left[first : first + count] or 1 in self._have[places]:
+        left = self._left[first : first + count]
+        if 0 in left or 1 in self._have[places] or (earlier and min(left) <= earlier):
             return None
         return places
 
     def mark_row(self, places: slice, first: int, count: int) -> None:
         """Note that the symbols at *places*, as row_places returned them, have been written and are authentic."""
         self._have[places] = b"\1" * count
-        left = [each - 1 for each in self._left[first : first + count]]
+        left = self._left[first : first + count].translate(_ONE_LESS)
         self._left[first : first + count] = left
         self._open -= left.count(0)
 

@@ -61,23 +61,23 @@ class OutgoingBlock:
         """Whether every symbol has been handed out."""
         return self._row >= self.shape.rows
 
-    def next_symbols(self, most: int) -> tuple[list[int], list[int], list[memoryview]]:
-        """Return rows, columns and contents of the next up to *most* symbols in wire order."""
-        shape, source = self.shape, self.buffer.symbols
+    def next_symbols(self, most: int) -> tuple[list[int], list[int], list[slice]]:
+        """Return rows and columns of the next up to *most* symbols in wire order, and their places in the buffer."""
+        shape = self.shape
         rows: list[int] = []
         columns: list[int] = []
-        symbols: list[memoryview] = []
+        places: list[slice] = []
         while len(rows) < most and not self.done:
             row = self._row
             width = shape.source_columns(row) if row < shape.k else shape.depth
             first = self._column
             last = min(width, first + most - len(rows))
             if row < shape.k:
-                symbols += source[first * shape.k + row : (last - 1) * shape.k + row + 1 : shape.k]
+                places.append(slice(first * shape.k + row, (last - 1) * shape.k + row + 1, shape.k))
             else:
                 begin = self._repair_at + row - shape.k
-                symbols += source[begin + first * shape.m : begin + (last - 1) * shape.m + 1 : shape.m]
+                places.append(slice(begin + first * shape.m, begin + (last - 1) * shape.m + 1, shape.m))
             rows += [row] * (last - first)
             columns += range(first, last)
             self._row, self._column = (row + 1, 0) if last == width else (row, last)
-        return rows, columns, symbols
+        return rows, columns, places

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from protocol.aead import opener
 from protocol.announcement import SessionParameters
 from protocol.beacon import parse_beacon
 from protocol.buffers import BufferPool, whole_symbols
@@ -23,6 +25,7 @@ from protocol.incoming import IncomingBlock, IncomingObject
 from protocol.limits import ACTIVE_BLOCKS_MAX, PARSED_ENTRIES_MAX, TRACKED_OBJECTS_MAX
 from protocol.objects import ObjectEntry, parse_entry, parse_table
 from protocol.replay import ReplayWindow
+from protocol.runs import equal_end, rising_end
 from protocol.wire import LANE_SHIFT, BurstView, Type, prefix, symbol_bytes
 
 
@@ -43,6 +46,15 @@ class ReceiveCounters:
     worst_repair_of: int = 0
     lost: int = 0  # in sessions that ended; the running ones know their own
     drops: Counter[Drop] = field(default_factory=Counter)
+
+
+class _Piece(NamedTuple):
+    """Symbols of one row in neighbouring columns, and their places if they go into a block."""
+
+    row: int
+    column: int
+    width: int
+    places: slice | None
 
 
 class ReceiveSession:
@@ -66,6 +78,7 @@ class ReceiveSession:
         self.symbol_prefix = prefix(Type.SYMBOL, parameters.tag)
         self.objects: OrderedDict[int, IncomingObject] = OrderedDict()
         self._aead = AESGCM(key)
+        self._opener = opener(key)
         self._pool = pool
         self._counters = counters
         self._lane = lane
@@ -86,23 +99,19 @@ class ReceiveSession:
 
     def symbols(self, view: BurstView, first: int, count: int, events: list[Event]) -> None:
         """Take *count* symbol datagrams of this session from *view*, beginning with datagram *first*."""
-        numbers, tois, sbns = view.numbers(count, first), view.tois(count, first), view.sbns(count, first)
-        rows, columns, reserved = view.rows(count, first), view.columns(count, first), view.reserved(count, first)
+        numbers, rows, columns = view.numbers(count, first), view.rows(count, first), view.columns(count, first)
+        tois, sbns, reserved = view.tois(count, first), view.sbns(count, first), view.reserved(count, first)
+        uniform = view.one_block(count, first)
         start = 0
         while start < count:  # runs of one block and consecutive numbers; on a clean link, the whole burst
             if reserved[start]:
                 self._drop(Drop.BAD_FIELD)
                 start += 1
                 continue
-            end = start + 1
-            while (
-                end < count
-                and sbns[end] == sbns[start]
-                and numbers[end] == numbers[end - 1] + 1
-                and tois[end] == tois[start]
-                and not reserved[end]
-            ):
-                end += 1
+            end = rising_end(numbers, start)
+            if not uniform:
+                for column in (tois, sbns, reserved):
+                    end = equal_end(column, start, end)
             key = (tois[start], sbns[start])
             self._run(view, first + start, numbers[start], key, rows[start:end], columns[start:end], events)
             start = end
@@ -137,55 +146,61 @@ class ReceiveSession:
             return
         at = 0
         while at < count:
-            row, column, end = rows[at], columns[at], at + 1
-            while end < count and rows[end] == row and columns[end] == column + end - at:
-                end += 1
-            if not self._row_piece(view, first + at, first + end, number + at, window, key, row, column, events):
-                for i in range(at, end):
-                    self._one_symbol(view, first + i, number + i, window, key, row, columns[i], events)
+            pieces, end = self._neat_pieces(key, rows, columns, at)
+            if pieces and self._take_pieces(view, first + at, number + at, window, key, pieces, events):
+                at = end
+                continue
+            end = max(end, at + 1)
+            for i in range(at, end):
+                self._one_symbol(view, first + i, number + i, window, key, rows[i], columns[i], events)
             at = end
 
-    def _row_piece(
+    def _neat_pieces(
+        self, key: tuple[int, int], rows: list[int], columns: list[int], at: int
+    ) -> tuple[list[_Piece], int]:
+        """Return pieces of rows from *at* on that are all of the same use, and where they end.
+
+        A piece is symbols of one row in neighbouring columns. Without any, what is at *at* has to be looked at
+        symbol by symbol, up to the end that is returned.
+        """
+        count, block = len(rows), self._active.get(key)
+        pieces: list[_Piece] = []
+        while at < count:
+            row, column = rows[at], columns[at]
+            end = equal_end(rows, at, rising_end(columns, at))
+            width, places = end - at, None
+            if pieces and row <= pieces[-1].row:
+                break
+            if block is not None:
+                places = block.row_places(row, column, width, len(pieces))
+            if places is None and (block is not None or not self._surplus(key, row, column + width - 1)):
+                return pieces, at if pieces else end
+            pieces.append(_Piece(row, column, width, places))
+            at = end
+        return pieces, at
+
+    def _take_pieces(
         self,
         view: BurstView,
         first: int,
-        end: int,
         number: int,
         window: ReplayWindow,
         key: tuple[int, int],
-        row: int,
-        column: int,
+        pieces: list[_Piece],
         events: list[Event],
     ) -> bool:
-        """Take symbols of one row in neighbouring columns from *column* on, if all are of the same use.
-
-        Returns False, with nothing counted, if they have to be looked at one by one. This is the way of nearly all
-        datagrams: no Python call for each but the decryption into its place.
-        """
-        width = end - first
+        """Take neat pieces at once: the way of most datagrams. False, with nothing counted, if any is forged."""
+        width = sum(piece.width for piece in pieces)
         block = self._active.get(key)
-        places = None
-        if block is not None:
-            places = block.row_places(row, column, width)
-            if places is None:
-                return False
-            targets = block.buffer.symbols[places]
-        elif self._surplus(key, row, column + width - 1):
-            targets = [self._scratch] * width
-        else:
-            return False
-        decrypt_into = self._aead.decrypt_into
-        pieces = zip(view.nonces[first:end], view.sealed[first:end], view.headers[first:end], targets, strict=True)
-        try:
-            for nonce, sealed, header, target in pieces:
-                decrypt_into(nonce, sealed, header, target)
-        except InvalidTag:  # nothing is marked yet
+        places = [piece.places for piece in pieces if piece.places is not None]
+        if not self._opener.open(view, first, width, None if block is None else block.buffer, places):
             return False
         window.accept_run(number, width)
-        if block is None or places is None:
+        if block is None:
             self._counters.surplus += width
             return True
-        block.mark_row(places, column, width)
+        for piece, place in zip(pieces, places, strict=True):
+            block.mark_row(place, piece.column, piece.width)
         self._counters.symbols += width
         if block.complete:
             self._complete(block, events)

@@ -24,6 +24,7 @@ from array import array
 from enum import IntEnum
 from typing import Final
 
+from protocol.buffers import addresses
 from protocol.limits import (
     BURST_BYTES_MAX,
     BURST_DATAGRAMS_MAX,
@@ -32,6 +33,7 @@ from protocol.limits import (
     HEADER_BYTES,
     OVERHEAD_BYTES,
     SYMBOL_ALIGNMENT,
+    TAG_BYTES,
 )
 
 MAGIC: Final = b"CV"
@@ -81,6 +83,8 @@ def datagrams_per_burst(datagram_bytes: int) -> int:
 class BurstView:
     """A burst buffer, sliced once: header columns as strided views, and per datagram the AEAD's pieces.
 
+    Those pieces are views, and in ``..._at`` the addresses of the same (unsigned 64-bit).
+
     *buffer* is writable, at least ``count * datagram_bytes`` long; *datagram_bytes* is a multiple of 16.
     """
 
@@ -98,6 +102,7 @@ class BurstView:
         self._row = halves[12 :: step // 2]
         self._column = halves[13 :: step // 2]
         self._reserved = words[7 :: step // 4]
+        self._toi_sbn = quads[2 :: step // 8]
         self._standing: tuple[int, int, int] | None = None  # prefix, TOI and SBN, the same for bursts of a block,
         self._standing_count = 0  # that so many headers hold already
         starts = range(0, count * step, step)
@@ -105,6 +110,11 @@ class BurstView:
         self.headers = [used[s : s + HEADER_BYTES] for s in starts]
         self.sealed = [used[s + HEADER_BYTES : s + step] for s in starts]
         self.datagrams = [used[s : s + step] for s in starts]
+        self.headers_at, self.nonces_at, self.sealed_at, self.tags_at = (
+            memoryview(addresses(used, step, offset)) for offset in (0, NONCE.start, HEADER_BYTES, step - TAG_BYTES)
+        )
+        tags = quads[(step - TAG_BYTES) // 8 :]
+        self._tag_halves = tags[:: step // 8], tags[1 :: step // 8]
 
     def prefixes(self, count: int, start: int = 0) -> list[int]:
         """Magic, version, type and session tag of *count* datagrams from *start*, as integers for comparing."""
@@ -133,6 +143,16 @@ class BurstView:
     def reserved(self, count: int, start: int = 0) -> list[int]:
         """The reserved words; 0 in every valid datagram."""
         return _read(self._reserved, "I", start, count)
+
+    def one_block(self, count: int, start: int = 0) -> bool:
+        """Whether *count* datagrams from *start* are all of one object and block, their reserved words 0."""
+        both, reserved = self._toi_sbn[start : start + count].tobytes(), self._reserved[start : start + count]
+        return both == both[:8] * count and reserved.tobytes() == bytes(4 * count)
+
+    def tags(self, count: int, start: int = 0) -> bytes:
+        """The first halves of the tags of *count* datagrams from *start*, then the second halves."""
+        first, second = self._tag_halves
+        return first[start : start + count].tobytes() + second[start : start + count].tobytes()
 
     def write_headers(
         self, prefix: int, number: int, toi: int, sbn: int, rows: list[int], columns: list[int]

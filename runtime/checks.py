@@ -63,6 +63,11 @@ def lower_rate(key: str, found: float, needed: float, rate: float) -> str:
     return f"{key}: {max(1, math.floor(megabits))}Mbit"
 
 
+def faster_by(package: str, otherwise: str) -> str:
+    """Return how to mend slow work: by Debian's *package*, if that would be used here, or *otherwise*."""
+    return f"apt-get install {package}; or {otherwise}" if package else otherwise
+
+
 def interface_mtu(host: Host, interface: str, needed: int, route: int | None = None) -> Finding:
     """Judge the MTU of an interface, and of the route if the caller knows it, against the link's."""
     found = host.mtu(interface)

@@ -15,6 +15,7 @@ from typing import Final
 import pyeclib
 from pyeclib.ec_iface import ECDriver
 
+from protocol.buffers import address_of, addresses
 from protocol.errors import ProtocolMisuse
 from protocol.fec import field
 from protocol.fec.code import ErasureCode, decoding_rows
@@ -40,7 +41,7 @@ class _Library:
         """Expand a matrix (rows of equal length) for :meth:`product`."""
         width = len(rows[0])
         expanded = bytearray(_TABLE_BYTES * width * len(rows))
-        self._init(width, len(rows), b"".join(rows), _address(expanded))
+        self._init(width, len(rows), b"".join(rows), address_of(expanded))
         return expanded
 
     def product(self, size: int, tables: bytearray, sources: array[int], targets: array[int]) -> None:
@@ -49,19 +50,10 @@ class _Library:
             size,
             len(sources),
             len(targets),
-            _address(tables),
+            address_of(tables),
             sources.buffer_info()[0],
             targets.buffer_info()[0],
         )
-
-
-def _address(buffer: bytearray | memoryview) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-
-
-def _addresses(buffer: bytearray | memoryview, symbol_bytes: int) -> array[int]:
-    first = _address(buffer)
-    return array("Q", range(first, first + len(buffer), symbol_bytes))
 
 
 def _load() -> _Library | None:
@@ -72,7 +64,7 @@ def _load() -> _Library | None:
         return None
     source, repair = bytearray(range(3 * 64)), bytearray(2 * 64)
     rows = [bytes(field.cauchy_row(3, i)) for i in range(2)]
-    library.product(64, library.tables(rows), _addresses(source, 64), _addresses(repair, 64))
+    library.product(64, library.tables(rows), addresses(source, 64), addresses(repair, 64))
     symbols = [bytes(source[at : at + 64]) for at in range(0, len(source), 64)]
     expected = b"".join(field.dot(row, symbols).to_bytes(64, "little") for row in rows)
     return library if repair == expected else None
@@ -108,7 +100,7 @@ class IsalCode(ErasureCode):
         if _library is None:
             super().encode_into(source, into)
         else:
-            _library.product(size, self._tables, _addresses(source, size), _addresses(into, size))
+            _library.product(size, self._tables, addresses(source, size), addresses(into, size))
 
     def recover(
         self,
@@ -126,10 +118,10 @@ class IsalCode(ErasureCode):
         if len(source) != self.k * symbol_bytes or any(len(symbol) != symbol_bytes for symbol in symbols):
             raise ProtocolMisuse(f"symbols are not all of {symbol_bytes} bytes")
         rows = decoding_rows(self.k, used, lost, [self._rows[i] for i in used])
-        places = _addresses(source, symbol_bytes)
+        places = addresses(source, symbol_bytes)
         targets = array("Q", [places[j] for j in lost])
         here = set(range(self.k)).difference(lost)
-        sources = array("Q", [places[j] for j in sorted(here)]) + array("Q", map(_address, symbols))
+        sources = array("Q", [places[j] for j in sorted(here)]) + array("Q", map(address_of, symbols))
         _library.product(symbol_bytes, _library.tables(rows), sources, targets)
 
     def _symbol_bytes(self, source_bytes: int) -> int:

@@ -1,0 +1,181 @@
+"""Bursts sealed and opened by every implementation: the bytes of OpenSSL, nothing beside them, and no forgery."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol import aead
+from protocol.aead import ipsecmb
+from protocol.aead.cipher import Opener, Sealer
+from protocol.aead.openssl import OpensslOpener, OpensslSealer
+from protocol.buffers import BlockBuffer
+from protocol.errors import ProtocolMisuse
+from protocol.wire import BurstView, symbol_bytes
+from tests.vectors.definition import pattern
+
+KEY = bytes(range(100, 132))
+SIZES = st.sampled_from([560, 576, 1_472, 1_488, 8_960])
+BACKENDS = [
+    "openssl",
+    pytest.param(
+        "ipsecmb", marks=pytest.mark.skipif("ipsecmb" not in aead.BACKENDS, reason=ipsecmb.library.why_not or "-")
+    ),
+]
+
+
+def view_of(size: int, count: int, number: int = 7) -> BurstView:
+    view = BurstView(memoryview(bytearray(size * count)), size, count)
+    view.write_headers(0x1122_3344_0401_5643, number, 5, 6, list(range(count)), [9] * count)
+    return view
+
+
+def filled(symbols: int, size: int) -> BlockBuffer:
+    buffer = BlockBuffer(symbols, size)
+    buffer.memory[:] = pattern(len(buffer.memory))
+    return buffer
+
+
+@st.composite
+def bursts(draw: st.DrawFn) -> tuple[int, int, list[slice]]:
+    """Datagram size, symbols in the buffer, and up to 64 distinct places of it, as slices of any step."""
+    size, symbols = draw(SIZES), draw(st.integers(1, 150))
+    places, taken = [], 0
+    step = draw(st.integers(1, 7))
+    for start in range(step):
+        last = draw(st.integers(start, max(start, symbols)))
+        each = slice(start, min(last, symbols), step)
+        count = len(range(symbols)[each])
+        if count and taken + count <= 64:
+            places.append(each)
+            taken += count
+    return size, symbols, places or [slice(0, 1)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(burst=bursts())
+def test_what_is_sealed_is_what_openssl_seals_and_opens_again(
+    backend: str, burst: tuple[int, int, list[slice]]
+) -> None:
+    size, symbols, places = burst
+    buffer, back = filled(symbols, symbol_bytes(size)), BlockBuffer(symbols, symbol_bytes(size))
+    chosen = [index for each in places for index in range(symbols)[each]]
+    count = len(chosen)
+    view = view_of(size, count + 1)
+    rest = bytes(view.datagrams[count])
+    aead.sealer(KEY, backend).seal(view, buffer, places)
+    for index, place in enumerate(chosen):
+        expected = AESGCM(KEY).encrypt(view.nonces[index], buffer.symbols[place], view.headers[index])
+        assert view.sealed[index] == expected
+    assert view.datagrams[count] == rest, "nothing is written behind the burst"
+    assert aead.opener(KEY, backend).open(view, 0, count, back, places)
+    for index, symbol in enumerate(back.symbols):
+        assert symbol == (buffer.symbols[index] if index in chosen else bytes(len(symbol)))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(data=st.data(), size=SIZES, count=st.integers(1, 44))
+def test_one_changed_bit_anywhere_opens_nothing(backend: str, data: st.DataObject, size: int, count: int) -> None:
+    view, buffer = view_of(size, count), filled(count, symbol_bytes(size))
+    aead.sealer(KEY, backend).seal(view, buffer, [slice(0, count)])
+    opening = aead.opener(KEY, backend)
+    first = data.draw(st.integers(0, count - 1))
+    forged = data.draw(st.integers(0, count - 1))
+    view.datagrams[forged][data.draw(st.integers(0, size - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    for into, places in ((None, []), (BlockBuffer(count, symbol_bytes(size)), [slice(first, count)])):
+        assert opening.open(view, first, count - first, into, places) == (forged < first)
+    assert not aead.opener(bytes(32), backend).open(view, 0, count, None, [])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_cipher_serves_views_and_buffers_of_several_sizes_in_turn(backend: str) -> None:
+    sealing, opening = aead.sealer(KEY, backend), aead.opener(KEY, backend)
+    for turn, size in enumerate((1_472, 560, 8_960, 560, 1_472)):
+        count = 1 + 6 * turn
+        view, buffer = view_of(size, count, number=100 * turn), filled(count, symbol_bytes(size))
+        back = BlockBuffer(count, symbol_bytes(size))
+        sealing.seal(view, buffer, [slice(0, count)])
+        assert opening.open(view, 0, count, back, [slice(0, count)])
+        assert back.memory == buffer.memory
+
+
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+def test_what_would_reach_beside_a_buffer_is_refused(backend: str) -> None:
+    sealing, opening = aead.sealer(KEY, backend), aead.opener(KEY, backend)
+    view, other = view_of(1_472, 4), filled(4, 512)
+    with pytest.raises(ProtocolMisuse):
+        sealing.seal(view, other, [slice(0, 4)])
+    with pytest.raises(ProtocolMisuse):
+        opening.open(view, 0, 4, other, [slice(0, 4)])
+    fitting = filled(4, symbol_bytes(1_472))
+    with pytest.raises(ProtocolMisuse):
+        opening.open(view, 0, 4, fitting, [slice(2, 6)])
+    with pytest.raises(ProtocolMisuse):
+        opening.open(view, 2, 3, None, [])
+    with pytest.raises(ProtocolMisuse):
+        sealing.seal(view_of(1_472, 2), fitting, [slice(0, 4)])
+
+
+# --- whether the library is used at all ---------------------------------------------------------------------------
+
+
+def test_a_system_without_the_library_says_so() -> None:
+    library = ipsecmb.Library("libIPSec_MB.so.none")
+    assert not library.works
+    assert library.why_not == "this system has no libIPSec_MB.so.none"
+
+
+def test_another_library_by_that_name_is_not_used() -> None:
+    libc = next(Path("/lib").glob("*/libc.so.6"))
+    assert ipsecmb.Library(str(libc)).why_not == f"this system has no {libc}"
+
+
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+def test_another_version_is_not_used(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Later:
+        @staticmethod
+        def imb_get_version() -> int:
+            return 0x020001
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Later)
+    library = ipsecmb.Library()
+    assert not library.works
+    assert library.why_not == "libIPSec_MB.so.1 is of version 2.0.1"
+
+
+class _Miscalculating(OpensslSealer):
+    def seal(self, view: BurstView, *rest: Any) -> None:
+        super().seal(view, *rest)
+        view.sealed[-1][0] ^= 1
+
+
+class _Trusting(OpensslOpener):
+    def open(self, *arguments: Any) -> bool:
+        super().open(*arguments)
+        return True
+
+
+class _Misplacing(OpensslOpener):
+    def open(self, view: BurstView, first: int, count: int, buffer: BlockBuffer | None, places: Any) -> bool:
+        return super().open(view, first, count, buffer, list(reversed(places)))
+
+
+@pytest.mark.parametrize(
+    ("sealing", "opening"),
+    [(_Miscalculating, OpensslOpener), (OpensslSealer, _Trusting), (OpensslSealer, _Misplacing)],
+)
+def test_a_library_that_disagrees_with_openssl_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, sealing: type[Sealer], opening: type[Opener]
+) -> None:
+    library = ipsecmb.Library("none")
+    library.works, library.version = True, "1.3.0"
+    monkeypatch.setattr(ipsecmb, "library", library)
+    assert ipsecmb.check(OpensslSealer, OpensslOpener)
+    assert not ipsecmb.check(sealing, opening)
+    assert library.why_not == "libIPSec_MB.so.1 1.3.0 does not agree with OpenSSL"
