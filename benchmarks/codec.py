@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +18,7 @@ from benchmarks.measure import MEGA, Spread, one_core, timed
 from protocol import aead
 from protocol.buffers import BlockBuffer
 from protocol.fec import BACKENDS, ErasureCode, erasure_code
+from protocol.order import WireOrder
 from protocol.wire import BurstView, symbol_bytes
 
 K: Final = 200
@@ -124,20 +126,20 @@ def _aead(effort: Effort) -> dict[str, Any]:
     """Time sealing and opening the rows of a block, as both ends do, in microseconds per datagram."""
     size = symbol_bytes(DATAGRAM_BYTES)
     view = BurstView(memoryview(bytearray(DEPTH * DATAGRAM_BYTES)), DATAGRAM_BYTES, DEPTH)
-    view.write_headers(1, 0, 1, 0, list(range(DEPTH)), [0] * DEPTH)
-    block = BlockBuffer(DEPTH * (K + M), size)  # of 13 MB: no cache holds it
-    places = [slice(row, None, K + M) for row in range(K + M)]
+    view.write_headers(1, 0, 1, 0, array("I", range(DEPTH)))
+    symbols = BlockBuffer(DEPTH * (K + M), size).in_order(WireOrder(DEPTH * K, DEPTH, K, M))  # 13 MB: in no cache
+    rows = range(0, DEPTH * (K + M), DEPTH)
     figures: dict[str, Any] = {"payload_bytes": size, "backends": {}}
     for backend in aead.BACKENDS:
         sealing, opening = aead.sealer(_KEY, backend), aead.opener(_KEY, backend)
 
         def seal(sealing: aead.Sealer = sealing) -> None:
-            for row in places:
-                sealing.seal(view, block, [row])
+            for at in rows:
+                sealing.seal(view, DEPTH, symbols, at)
 
         def unseal(opening: aead.Opener = opening) -> None:
-            for row in places:
-                if not opening.open(view, 0, DEPTH, block, [row]):
+            for at in rows:
+                if not opening.open(view, 0, DEPTH, symbols, at):
                     raise RuntimeError("what was sealed does not open")
 
         found = figures["backends"][backend] = {}

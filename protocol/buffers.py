@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Callable
 
 from protocol.geometry import BlockShape, Geometry
+from protocol.order import WireOrder
 
 
 def address_of(memory: bytearray | memoryview) -> int:
@@ -35,6 +36,26 @@ class BlockBuffer:
         self.memory = memoryview(bytearray(size)) if memory is None else memory[:size]
         self.symbols = [self.memory[at : at + symbol_bytes] for at in range(0, symbols * symbol_bytes, symbol_bytes)]
         self.addresses = addresses(self.memory, symbol_bytes)
+        self._ordered: OrderedSymbols | None = None
+
+    def in_order(self, order: WireOrder) -> OrderedSymbols:
+        """Return the symbols of a block in wire order."""
+        if self._ordered is None or self._ordered.order is not order:
+            self._ordered = OrderedSymbols(self, order)
+        return self._ordered
+
+
+class OrderedSymbols:
+    """The symbols of a block buffer in wire order, as views and as addresses."""
+
+    def __init__(self, buffer: BlockBuffer, order: WireOrder) -> None:
+        self.order = order
+        self.symbol_bytes = buffer.symbol_bytes
+        self.symbols: list[memoryview] = []
+        self.addresses = array("Q")
+        for places in order.places:
+            self.symbols += buffer.symbols[places]
+            self.addresses += buffer.addresses[places]
 
 
 class BufferPool:

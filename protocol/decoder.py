@@ -29,6 +29,7 @@ from protocol.limits import (
 )
 from protocol.ranges import RangeSet
 from protocol.receive_session import ReceiveCounters, ReceiveSession
+from protocol.runs import equal_end
 from protocol.trust import Remembered, TrustedSenders
 from protocol.wire import MAGIC, VERSION, BurstView, Type
 
@@ -118,9 +119,7 @@ class Decoder:
                 self._single(view.datagrams[start], events)
                 start += 1
                 continue
-            end = start + 1
-            while end < count and prefixes[end] == first:
-                end += 1
+            end = equal_end(prefixes, start, count)
             session.symbols(view, start, end - start, events)
             start = end
 

@@ -8,7 +8,6 @@ from, how fast bursts may leave, or what a release is.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -211,12 +210,12 @@ class Encoder:
         return count
 
     def _seal_symbols(self, into: BurstView, block: OutgoingBlock) -> int:
-        rows, columns, places = block.next_symbols(into.count)
-        count = len(rows)
+        at, count = block.next_symbols(into.count)
         first = self._take_numbers(count)
-        into.write_headers(self._symbol_prefix, first, block.entry.toi, block.shape.sbn, rows, columns)
-        self._sealer.seal(into, block.buffer, places)
-        source = bisect_left(rows, block.shape.k)  # rows ascend
+        positions = block.order.words[at : at + count]
+        into.write_headers(self._symbol_prefix, first, block.entry.toi, block.shape.sbn, positions)
+        self._sealer.seal(into, count, block.symbols, at)
+        source = max(0, min(count, block.shape.symbols - at))  # they come first
         self.counters.source += source
         self.counters.repair += count - source
         if block.done:

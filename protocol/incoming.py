@@ -15,6 +15,7 @@ from protocol.fec import erasure_code
 from protocol.geometry import BlockShape
 from protocol.limits import CODEWORD_SYMBOLS_MAX
 from protocol.objects import ObjectEntry
+from protocol.order import wire_order
 from protocol.ranges import RangeSet
 
 _ONE_LESS: Final = bytes((0, *range(255)))  # for bytearray.translate
@@ -60,6 +61,7 @@ class IncomingBlock:
         self.shape: BlockShape = owner.entry.geometry.block(sbn)
         self.buffer = buffer
         shape = self.shape
+        self.symbols = buffer.in_order(wire_order(shape))
         self._repair_at = shape.depth * shape.k
         self._have = bytearray(shape.depth * (shape.k + shape.m))
         self._left = bytearray(shape.codeword_symbols(column) for column in range(shape.depth))
@@ -89,32 +91,23 @@ class IncomingBlock:
         """Whether the symbol at *place* is new and its codeword not complete yet."""
         return self._left[column] > 0 and not self._have[place]
 
-    def row_places(self, row: int, first: int, count: int, earlier: int = 0) -> slice | None:
-        """Return where symbols of *row* in *count* columns from *first* go, if all are on the wire and needed.
+    def missing_rows(self, at: int, count: int) -> list[tuple[slice, int, int]] | None:
+        """Return the rows (WireOrder.rows) of *count* symbols from wire position *at*; None if one is here."""
+        rows = self.symbols.order.rows(at, count)
+        return None if any(1 in self._have[places] for places, _, _ in rows) else rows
 
-        Needed also after *earlier* more symbols of each codeword, of lower rows, which are not marked yet.
-        """
-        shape = self.shape
-        if row < shape.k:
-            if first + count > shape.source_columns(row):
-                return None
-            begin, step = first * shape.k + row, shape.k
-        elif row < shape.k + shape.m and first + count <= shape.depth:
-            begin, step = self._repair_at + first * shape.m + row - shape.k, shape.m
-        else:
-            return None
-        places = slice(begin, begin + (count - 1) * step + 1, step)
-        left = self._left[first : first + count]
-        if 0 in left or 1 in self._have[places] or (earlier and min(left) <= earlier):
-            return None
-        return places
-
-    def mark_row(self, places: slice, first: int, count: int) -> None:
-        """Note that the symbols at *places*, as row_places returned them, have been written and are authentic."""
-        self._have[places] = b"\1" * count
-        left = self._left[first : first + count].translate(_ONE_LESS)
-        self._left[first : first + count] = left
-        self._open -= left.count(0)
+    def mark_rows(self, rows: list[tuple[slice, int, int]]) -> int:
+        """Note that missing_rows have been written and are authentic; return how many symbols were needed."""
+        needed = 0
+        for places, first, width in rows:
+            self._have[places] = b"\1" * width
+            before = self._left[first : first + width]
+            left = before.translate(_ONE_LESS)
+            self._left[first : first + width] = left
+            complete = before.count(0)
+            needed += width - complete
+            self._open -= left.count(0) - complete
+        return needed
 
     def mark(self, place: int, column: int) -> None:
         """Note that the (needed) symbol at *place* has been written and is authentic."""

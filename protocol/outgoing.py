@@ -7,6 +7,7 @@ from protocol.errors import ProtocolMisuse
 from protocol.fec import erasure_code
 from protocol.geometry import BlockShape
 from protocol.objects import ObjectEntry
+from protocol.order import wire_order
 
 
 class BlockEncoder:
@@ -52,32 +53,17 @@ class OutgoingBlock:
         self.shape = shape
         self.buffer = buffer
         (encoded or BlockEncoder(shape, buffer)).encode_until(shape.depth)
-        self._repair_at = source_symbols(shape)
-        self._row = 0
-        self._column = 0
+        self.order = wire_order(shape)
+        self.symbols = buffer.in_order(self.order)
+        self._sent = 0
 
     @property
     def done(self) -> bool:
         """Whether every symbol has been handed out."""
-        return self._row >= self.shape.rows
+        return self._sent >= self.shape.datagrams
 
-    def next_symbols(self, most: int) -> tuple[list[int], list[int], list[slice]]:
-        """Return rows and columns of the next up to *most* symbols in wire order, and their places in the buffer."""
-        shape = self.shape
-        rows: list[int] = []
-        columns: list[int] = []
-        places: list[slice] = []
-        while len(rows) < most and not self.done:
-            row = self._row
-            width = shape.source_columns(row) if row < shape.k else shape.depth
-            first = self._column
-            last = min(width, first + most - len(rows))
-            if row < shape.k:
-                places.append(slice(first * shape.k + row, (last - 1) * shape.k + row + 1, shape.k))
-            else:
-                begin = self._repair_at + row - shape.k
-                places.append(slice(begin + first * shape.m, begin + (last - 1) * shape.m + 1, shape.m))
-            rows += [row] * (last - first)
-            columns += range(first, last)
-            self._row, self._column = (row + 1, 0) if last == width else (row, last)
-        return rows, columns, places
+    def next_symbols(self, most: int) -> tuple[int, int]:
+        """Return the position in wire order and the number of the next up to *most* symbols."""
+        at = self._sent
+        self._sent = min(at + most, self.shape.datagrams)
+        return at, self._sent - at

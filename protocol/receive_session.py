@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -20,10 +19,10 @@ from protocol.buffers import BufferPool, whole_symbols
 from protocol.drops import Drop
 from protocol.errors import WireError
 from protocol.events import BeaconReceived, BlockAbandoned, BlockComplete, Event, ObjectAnnounced
-from protocol.geometry import BlockShape
 from protocol.incoming import IncomingBlock, IncomingObject
 from protocol.limits import ACTIVE_BLOCKS_MAX, PARSED_ENTRIES_MAX, TRACKED_OBJECTS_MAX
 from protocol.objects import ObjectEntry, parse_entry, parse_table
+from protocol.order import WireOrder, wire_order
 from protocol.replay import ReplayWindow
 from protocol.runs import equal_end, rising_end
 from protocol.wire import LANE_SHIFT, BurstView, Type, prefix, symbol_bytes
@@ -46,15 +45,6 @@ class ReceiveCounters:
     worst_repair_of: int = 0
     lost: int = 0  # in sessions that ended; the running ones know their own
     drops: Counter[Drop] = field(default_factory=Counter)
-
-
-class _Piece(NamedTuple):
-    """Symbols of one row in neighbouring columns, and their places if they go into a block."""
-
-    row: int
-    column: int
-    width: int
-    places: slice | None
 
 
 class ReceiveSession:
@@ -88,7 +78,7 @@ class ReceiveSession:
         self._one = BurstView(memoryview(bytearray(parameters.datagram_bytes)), parameters.datagram_bytes, 1)
         self._beacon_sequence = 0
         self._parsed: dict[bytes, ObjectEntry] = {}
-        self._surplus_shape: tuple[tuple[int, int], BlockShape] | None = None  # of the last block asked about
+        self._last_surplus: tuple[tuple[int, int], WireOrder] | None = None  # of the last block asked about
 
     @property
     def lost(self) -> int:
@@ -99,21 +89,21 @@ class ReceiveSession:
 
     def symbols(self, view: BurstView, first: int, count: int, events: list[Event]) -> None:
         """Take *count* symbol datagrams of this session from *view*, beginning with datagram *first*."""
-        numbers, rows, columns = view.numbers(count, first), view.rows(count, first), view.columns(count, first)
-        tois, sbns, reserved = view.tois(count, first), view.sbns(count, first), view.reserved(count, first)
-        uniform = view.one_block(count, first)
+        numbers, positions = view.numbers(count, first), view.positions(count, first)
+        one_block = view.one_block(count, first)
+        known = 1 if one_block else count  # how many of these have to be looked at
+        tois, sbns, reserved = view.tois(known, first), view.sbns(known, first), view.reserved(known, first)
         start = 0
         while start < count:  # runs of one block and consecutive numbers; on a clean link, the whole burst
-            if reserved[start]:
+            at, end = (0 if one_block else start), rising_end(numbers, start)
+            if reserved[at]:
                 self._drop(Drop.BAD_FIELD)
                 start += 1
                 continue
-            end = rising_end(numbers, start)
-            if not uniform:
+            if not one_block:
                 for column in (tois, sbns, reserved):
                     end = equal_end(column, start, end)
-            key = (tois[start], sbns[start])
-            self._run(view, first + start, numbers[start], key, rows[start:end], columns[start:end], events)
+            self._run(view, first + start, numbers[start], (tois[at], sbns[at]), positions[start:end], events)
             start = end
 
     def odd_symbol(self, datagram: memoryview, events: list[Event]) -> None:
@@ -127,93 +117,73 @@ class ReceiveSession:
         first: int,
         number: int,
         key: tuple[int, int],
-        rows: list[int],
-        columns: list[int],
+        positions: list[int],
         events: list[Event],
     ) -> None:
         """Authenticate and place datagrams from *first* on, whose packet numbers start at *number*."""
-        count = len(rows)
+        count = len(positions)
         window = self._window(number)
         if window is None or (number + count - 1) >> LANE_SHIFT != number >> LANE_SHIFT:
             self._drop(self._misplaced(number), count)
             return
         if number <= window.highest and count > 1:  # late or repeated: one by one
             for i in range(count):
-                self._run(view, first + i, number + i, key, rows[i : i + 1], columns[i : i + 1], events)
+                self._run(view, first + i, number + i, key, positions[i : i + 1], events)
             return
         if not window.fresh(number):
             self._drop(Drop.REPLAYED)
             return
-        at = 0
-        while at < count:
-            pieces, end = self._neat_pieces(key, rows, columns, at)
-            if pieces and self._take_pieces(view, first + at, number + at, window, key, pieces, events):
-                at = end
-                continue
-            end = max(end, at + 1)
-            for i in range(at, end):
-                self._one_symbol(view, first + i, number + i, window, key, rows[i], columns[i], events)
-            at = end
+        if self._whole_run(view, first, number, window, key, positions, events):
+            return
+        for i, word in enumerate(positions):
+            self._one_symbol(view, first + i, number + i, window, key, word & 0xFFFF, word >> 16, events)
 
-    def _neat_pieces(
-        self, key: tuple[int, int], rows: list[int], columns: list[int], at: int
-    ) -> tuple[list[_Piece], int]:
-        """Return pieces of rows from *at* on that are all of the same use, and where they end.
-
-        A piece is symbols of one row in neighbouring columns. Without any, what is at *at* has to be looked at
-        symbol by symbol, up to the end that is returned.
-        """
-        count, block = len(rows), self._active.get(key)
-        pieces: list[_Piece] = []
-        while at < count:
-            row, column = rows[at], columns[at]
-            end = equal_end(rows, at, rising_end(columns, at))
-            width, places = end - at, None
-            if pieces and row <= pieces[-1].row:
-                break
-            if block is not None:
-                places = block.row_places(row, column, width, len(pieces))
-            if places is None and (block is not None or not self._surplus(key, row, column + width - 1)):
-                return pieces, at if pieces else end
-            pieces.append(_Piece(row, column, width, places))
-            at = end
-        return pieces, at
-
-    def _take_pieces(
+    def _whole_run(
         self,
         view: BurstView,
         first: int,
         number: int,
         window: ReplayWindow,
         key: tuple[int, int],
-        pieces: list[_Piece],
+        positions: list[int],
         events: list[Event],
     ) -> bool:
-        """Take neat pieces at once: the way of most datagrams. False, with nothing counted, if any is forged."""
-        width = sum(piece.width for piece in pieces)
-        block = self._active.get(key)
-        places = [piece.places for piece in pieces if piece.places is not None]
-        if not self._opener.open(view, first, width, None if block is None else block.buffer, places):
+        """Take a run whose symbols are in wire order and all new, or all of no use: the way of most datagrams.
+
+        False, with nothing counted, if it is neither or not authentic.
+        """
+        count, block = len(positions), self._active.get(key)
+        order = self._surplus_order(key) if block is None else block.symbols.order
+        if order is None:
             return False
-        window.accept_run(number, width)
+        at = order.position(positions[0] & 0xFFFF, positions[0] >> 16)
+        if at < 0 or order.words[at : at + count].tolist() != positions:
+            return False
         if block is None:
-            self._counters.surplus += width
+            if not self._opener.open(view, first, count):
+                return False
+            window.accept_run(number, count)
+            self._counters.surplus += count
             return True
-        for piece, place in zip(pieces, places, strict=True):
-            block.mark_row(place, piece.column, piece.width)
-        self._counters.symbols += width
+        rows = block.missing_rows(at, count)
+        if rows is None or not self._opener.open(view, first, count, block.symbols, at):
+            return False
+        window.accept_run(number, count)
+        needed = block.mark_rows(rows)
+        self._counters.symbols += needed
+        self._counters.surplus += count - needed
         if block.complete:
             self._complete(block, events)
         return True
 
-    def _surplus(self, key: tuple[int, int], row: int, column: int) -> bool:
-        """Whether a symbol at *row*, *column* belongs to a block that is complete or not wanted."""
+    def _surplus_order(self, key: tuple[int, int]) -> WireOrder | None:
+        """Return the wire order of a block that is complete or not wanted, else None."""
         owner = self.objects.get(key[0])
         if owner is None or key[1] >= owner.entry.geometry.blocks or owner.needs(key[1]):
-            return False
-        if self._surplus_shape is None or self._surplus_shape[0] != key:
-            self._surplus_shape = (key, owner.entry.geometry.block(key[1]))
-        return self._surplus_shape[1].sends(row, column)
+            return None
+        if self._last_surplus is None or self._last_surplus[0] != key:
+            self._last_surplus = (key, wire_order(owner.entry.geometry.block(key[1])))
+        return self._last_surplus[1]
 
     def _one_symbol(
         self,

@@ -93,14 +93,13 @@ class BurstView:
         self.datagram_bytes = datagram_bytes
         self.count = count
         used = buffer[: count * datagram_bytes]
-        quads, words, halves = used.cast("Q"), used.cast("I"), used.cast("H")
+        quads, words = used.cast("Q"), used.cast("I")
         step = datagram_bytes
         self._prefix = quads[0 :: step // 8]
         self._number = quads[1 :: step // 8]
         self._toi = words[4 :: step // 4]
         self._sbn = words[5 :: step // 4]
-        self._row = halves[12 :: step // 2]
-        self._column = halves[13 :: step // 2]
+        self._position = words[6 :: step // 4]
         self._reserved = words[7 :: step // 4]
         self._toi_sbn = quads[2 :: step // 8]
         self._standing: tuple[int, int, int] | None = None  # prefix, TOI and SBN, the same for bursts of a block,
@@ -132,13 +131,9 @@ class BurstView:
         """Source block numbers."""
         return _read(self._sbn, "I", start, count)
 
-    def rows(self, count: int, start: int = 0) -> list[int]:
-        """Rows (ESI)."""
-        return _read(self._row, "H", start, count)
-
-    def columns(self, count: int, start: int = 0) -> list[int]:
-        """Columns (codeword)."""
-        return _read(self._column, "H", start, count)
+    def positions(self, count: int, start: int = 0) -> list[int]:
+        """Rows (ESI) and columns (codeword), as ``row | column << 16``."""
+        return _read(self._position, "I", start, count)
 
     def reserved(self, count: int, start: int = 0) -> list[int]:
         """The reserved words; 0 in every valid datagram."""
@@ -154,11 +149,12 @@ class BurstView:
         first, second = self._tag_halves
         return first[start : start + count].tobytes() + second[start : start + count].tobytes()
 
-    def write_headers(
-        self, prefix: int, number: int, toi: int, sbn: int, rows: list[int], columns: list[int]
-    ) -> None:
-        """Write ``len(rows)`` headers: consecutive packet numbers from *number*, one TOI and SBN for all."""
-        count = len(rows)
+    def write_headers(self, prefix: int, number: int, toi: int, sbn: int, positions: array[int]) -> None:
+        """Write ``len(positions)`` headers: consecutive packet numbers from *number*, one TOI and SBN for all.
+
+        *positions* are ``row | column << 16`` (array of "I").
+        """
+        count = len(positions)
         if self._standing != (prefix, toi, sbn) or count > self._standing_count:
             self._standing, self._standing_count = (prefix, toi, sbn), count
             _write(self._prefix, "Q", [prefix] * count)
@@ -166,8 +162,7 @@ class BurstView:
             _write(self._sbn, "I", [sbn] * count)
             _write(self._reserved, "I", [0] * count)
         _write(self._number, "Q", range(number, number + count))
-        _write(self._row, "H", rows)
-        _write(self._column, "H", columns)
+        _write(self._position, "I", positions)
 
     def write_header(self, index: int, header: bytes) -> None:
         """Write one packed header."""
@@ -193,8 +188,8 @@ def _read(column: memoryview, code: str, start: int, count: int) -> list[int]:
     return swapped.tolist()
 
 
-def _write(column: memoryview, code: str, values: list[int] | range) -> None:
-    packed = array(code, values)
+def _write(column: memoryview, code: str, values: list[int] | range | array[int]) -> None:
+    packed = values if isinstance(values, array) and LITTLE_ENDIAN else array(code, values)
     if not LITTLE_ENDIAN:
         packed.byteswap()
     column[: len(packed)] = memoryview(packed)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
-from protocol.buffers import BlockBuffer
+from protocol.buffers import BlockBuffer, OrderedSymbols
 from protocol.wire import BurstView
+
+Symbols = BlockBuffer | OrderedSymbols
 
 
 class Sealer(ABC):
@@ -16,8 +17,8 @@ class Sealer(ABC):
     def __init__(self, key: bytes) -> None: ...
 
     @abstractmethod
-    def seal(self, view: BurstView, buffer: BlockBuffer, places: Sequence[slice]) -> None:
-        """Seal the symbols at *places* of *buffer*, in that order, into the datagrams of *view* from the first on."""
+    def seal(self, view: BurstView, count: int, symbols: Symbols, at: int) -> None:
+        """Seal *count* of *symbols*, from number *at* on, into the first datagrams of *view*."""
 
 
 class Opener(ABC):
@@ -27,10 +28,8 @@ class Opener(ABC):
     def __init__(self, key: bytes) -> None: ...
 
     @abstractmethod
-    def open(
-        self, view: BurstView, first: int, count: int, buffer: BlockBuffer | None, places: Sequence[slice]
-    ) -> bool:
-        """Open *count* datagrams of *view* from *first* into *places* of *buffer*; without one, only authenticate.
+    def open(self, view: BurstView, first: int, count: int, symbols: Symbols | None = None, at: int = 0) -> bool:
+        """Open *count* datagrams of *view* from *first* into *symbols* from *at* on; without them, only authenticate.
 
-        Returns whether all are authentic. If not, what is at *places* is not to be used.
+        Returns whether all are authentic. If not, what is in those symbols is not to be used.
         """

@@ -13,13 +13,12 @@ import hmac
 import platform
 import weakref
 from array import array
-from collections.abc import Sequence
 from ctypes import CFUNCTYPE, PYFUNCTYPE, c_char_p, c_int, c_uint32, c_uint64, c_void_p
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from protocol.aead.cipher import Opener, Sealer
+from protocol.aead.cipher import Opener, Sealer, Symbols
 from protocol.buffers import BlockBuffer, address_of
 from protocol.errors import ProtocolMisuse
 from protocol.limits import DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, HEADER_BYTES, RECEIVE_BURST_BYTES_MAX, TAG_BYTES
@@ -119,14 +118,17 @@ class _Queue:
         column = self._words[word + at * _JOB_WORDS : (at + len(values)) * _JOB_WORDS : _JOB_WORDS]
         column[:] = memoryview(values)
 
-    def place(self, word: int, buffer: BlockBuffer, places: Sequence[slice]) -> int:
-        """Write where the symbols at *places* are into a column; return how many there are."""
-        count = 0
-        for each in places:
-            found = buffer.addresses[each]
-            self.write(word, found, count)
-            count += len(found)
-        return count
+    def place(self, word: int, symbols: Symbols, at: int, view: BurstView, count: int) -> None:
+        """Write where *count* of *symbols* from *at* on are into a column.
+
+        What OpenSSL would notice by the lengths of views is checked: addresses have none.
+        """
+        found = symbols.addresses[at : at + count]
+        if len(found) != count:
+            raise ProtocolMisuse(f"{len(found)} symbols from {at} on are not {count}")
+        if symbols.symbol_bytes != symbol_bytes(view.datagram_bytes):
+            raise ProtocolMisuse(f"symbols of {symbols.symbol_bytes} bytes in datagrams of {view.datagram_bytes}")
+        self.write(word, found)
 
     def describe(self, view: BurstView, first: int, count: int) -> None:
         """Let the first *count* jobs be about the nonces, headers and size of the datagrams from *first* on."""
@@ -153,11 +155,10 @@ class IpsecMbSealer(Sealer):
     def __init__(self, key: bytes) -> None:
         self._queue = _Queue(key, _SEAL)
 
-    def seal(self, view: BurstView, buffer: BlockBuffer, places: Sequence[slice]) -> None:
+    def seal(self, view: BurstView, count: int, symbols: Symbols, at: int) -> None:
         """As the base class."""
         queue = self._queue
-        _check_fit(view, buffer)
-        count = queue.place(_SOURCE, buffer, places)
+        queue.place(_SOURCE, symbols, at, view, count)
         queue.describe(view, 0, count)
         queue.write(_TARGET, view.sealed_at[:count])
         queue.write(_TAG, view.tags_at[:count])
@@ -175,28 +176,18 @@ class IpsecMbOpener(Opener):
         first = address_of(self._tags)
         self._queue.write(_TAG, array("Q", range(first, first + TAG_BYTES * JOBS_MAX, TAG_BYTES)))
 
-    def open(
-        self, view: BurstView, first: int, count: int, buffer: BlockBuffer | None, places: Sequence[slice]
-    ) -> bool:
+    def open(self, view: BurstView, first: int, count: int, symbols: Symbols | None = None, at: int = 0) -> bool:
         """As the base class."""
         queue = self._queue
-        if buffer is None:
+        if symbols is None:
             queue.write(_TARGET, self._wasted[:count])
         else:
-            _check_fit(view, buffer)
-            if queue.place(_TARGET, buffer, places) != count:
-                raise ProtocolMisuse(f"{places} are not {count} places")
+            queue.place(_TARGET, symbols, at, view, count)
         queue.describe(view, first, count)
         queue.write(_SOURCE, view.sealed_at[first : first + count])
         queue.run(count)
         ours = self._tags[0 : 2 * count : 2].tobytes() + self._tags[1 : 2 * count : 2].tobytes()
         return hmac.compare_digest(ours, view.tags(count, first))
-
-
-def _check_fit(view: BurstView, buffer: BlockBuffer) -> None:
-    """What OpenSSL would notice by the lengths: addresses have none."""
-    if buffer.symbol_bytes != symbol_bytes(view.datagram_bytes):
-        raise ProtocolMisuse(f"symbols of {buffer.symbol_bytes} bytes in datagrams of {view.datagram_bytes}")
 
 
 def check(sealing: type[Sealer] = IpsecMbSealer, opening: type[Opener] = IpsecMbOpener) -> bool:
@@ -212,17 +203,15 @@ def _agrees(sealing: type[Sealer], opening: type[Opener], datagram_bytes: int, c
     key, size = bytes(range(32)), symbol_bytes(datagram_bytes)
     view = BurstView(memoryview(bytearray(datagram_bytes * count)), datagram_bytes, count)
     buffer, back = BlockBuffer(count, size), BlockBuffer(count, size)
-    buffer.memory[:] = bytes(i % 251 for i in range(len(buffer.memory)))
-    view.write_headers(1, 2, 3, 4, list(range(count)), [5] * count)
-    places = [slice(0, count, 2), slice(1, count, 2)]
-    sealing(key).seal(view, buffer, places)
+    buffer.memory[:] = (bytes(range(251)) * (len(buffer.memory) // 251 + 1))[: len(buffer.memory)]
+    view.write_headers(1, 2, 3, 4, array("I", range(count)))
+    sealing(key).seal(view, count, buffer, 0)
     aead = AESGCM(key)
-    symbols = [symbol for each in places for symbol in buffer.symbols[each]]
-    for nonce, header, sealed, symbol in zip(view.nonces, view.headers, view.sealed, symbols, strict=True):
+    for nonce, header, sealed, symbol in zip(view.nonces, view.headers, view.sealed, buffer.symbols, strict=True):
         if sealed != aead.encrypt(nonce, symbol, header):
             return False
     opener = opening(key)
-    if not opener.open(view, 0, count, back, places) or back.memory != buffer.memory:
+    if not opener.open(view, 0, count, back) or back.memory != buffer.memory:
         return False
     view.datagrams[-1][-1] ^= 1
-    return not opener.open(view, 0, count, None, ())
+    return not opener.open(view, 0, count)

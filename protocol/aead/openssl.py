@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import chain, repeat
+from collections.abc import Iterable
+from itertools import repeat
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from protocol.aead.cipher import Opener, Sealer
-from protocol.buffers import BlockBuffer
+from protocol.aead.cipher import Opener, Sealer, Symbols
 from protocol.limits import DATAGRAM_BYTES_MAX
 from protocol.wire import BurstView, symbol_bytes
 
@@ -20,11 +19,11 @@ class OpensslSealer(Sealer):
     def __init__(self, key: bytes) -> None:
         self._aead = AESGCM(key)
 
-    def seal(self, view: BurstView, buffer: BlockBuffer, places: Sequence[slice]) -> None:
+    def seal(self, view: BurstView, count: int, symbols: Symbols, at: int) -> None:
         """As the base class."""
         encrypt_into = self._aead.encrypt_into
-        symbols = _symbols(buffer, places)
-        for nonce, symbol, header, sealed in zip(view.nonces, symbols, view.headers, view.sealed, strict=False):
+        pieces = zip(view.nonces, symbols.symbols[at : at + count], view.headers, view.sealed, strict=False)
+        for nonce, symbol, header, sealed in pieces:
             encrypt_into(nonce, symbol, header, sealed)
 
 
@@ -35,14 +34,12 @@ class OpensslOpener(Opener):
         self._aead = AESGCM(key)
         self._waste = memoryview(bytearray(DATAGRAM_BYTES_MAX))
 
-    def open(
-        self, view: BurstView, first: int, count: int, buffer: BlockBuffer | None, places: Sequence[slice]
-    ) -> bool:
+    def open(self, view: BurstView, first: int, count: int, symbols: Symbols | None = None, at: int = 0) -> bool:
         """As the base class."""
         decrypt_into, end = self._aead.decrypt_into, first + count
         targets: Iterable[memoryview] = repeat(self._waste[: symbol_bytes(view.datagram_bytes)], count)
-        if buffer is not None:
-            targets = _symbols(buffer, places)
+        if symbols is not None:
+            targets = symbols.symbols[at : at + count]
         pieces = zip(view.nonces[first:end], view.sealed[first:end], view.headers[first:end], targets, strict=True)
         try:
             for nonce, sealed, header, target in pieces:
@@ -50,7 +47,3 @@ class OpensslOpener(Opener):
         except InvalidTag:
             return False
         return True
-
-
-def _symbols(buffer: BlockBuffer, places: Sequence[slice]) -> Iterable[memoryview]:
-    return chain.from_iterable(buffer.symbols[each] for each in places)

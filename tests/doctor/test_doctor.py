@@ -21,6 +21,7 @@ import receiver.cli
 import receiver.doctor
 import sender.cli
 import sender.doctor
+from protocol import aead
 from protocol.fec import BACKENDS
 from receiver.doctor import LinkFacts, link_rate, listening_interface
 from runtime import netlink
@@ -109,12 +110,16 @@ def test_a_machine_that_meets_the_rate(cli: Cli, configs: Any, tmp_path: Path) -
             diode.recv(1)
 
 
-def test_an_impossible_rate_names_what_cannot_and_what_mends_it(quick: None, cli: Cli, configs: Any) -> None:
+def test_an_impossible_rate_names_what_cannot_and_what_mends_it(
+    quick: None, cli: Cli, configs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aead, "PACKAGE", "")
     low, high = configs(rate="40Tbit")
     code, out, err = cli(sender, "doctor", "--config", low)
     assert (code, err) == (1, "")
     assert re.search(r"^40 Tbit/s \(link\.rate\) cannot be met: .*\bseal, encode, transmit loop$", out, re.MULTILINE)
-    assert re.search(r"^ seal +[\d.]+ [MG]bit/s \(AES-256-GCM, .*\) +40 Tbit/s +fail +link\.rate: \d+Mbit", out, re.M)
+    seal = r"^ seal +[\d.]+ [MG]bit/s \(AES-256-GCM by .*\) +40 Tbit/s +fail +link\.rate: \d+Mbit"
+    assert re.search(seal, out, re.MULTILINE)
     assert re.search(r"^ disk write .* warn ", out, re.M), "a slow disk delays the fetch, it loses nothing"
     code, out, err = cli(receiver, "doctor", "--config", high, "--json")
     document = json.loads(out)
@@ -124,6 +129,16 @@ def test_an_impossible_rate_names_what_cannot_and_what_mends_it(quick: None, cli
         row["check"] for row in failed
     }
     assert all(row["mend"] for row in failed)
+
+
+def test_where_a_package_would_make_the_cipher_faster_it_is_named(
+    quick: None, cli: Cli, configs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aead, "PACKAGE", "libipsec-mb1")
+    low, high = configs(rate="40Tbit")
+    for side, config, check in ((sender, low, "seal"), (receiver, high, "open")):
+        _, out, _ = cli(side, "doctor", "--json", "--config", config)
+        assert "apt-get install libipsec-mb1; or " in rows(json.loads(out))[check]["mend"]
 
 
 def test_without_pyeclib_the_slow_code_is_measured_and_named(

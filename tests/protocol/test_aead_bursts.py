@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from protocol.aead.cipher import Opener, Sealer
 from protocol.aead.openssl import OpensslOpener, OpensslSealer
 from protocol.buffers import BlockBuffer
 from protocol.errors import ProtocolMisuse
+from protocol.order import WireOrder
 from protocol.wire import BurstView, symbol_bytes
 from tests.vectors.definition import pattern
 
@@ -32,7 +34,7 @@ BACKENDS = [
 
 def view_of(size: int, count: int, number: int = 7) -> BurstView:
     view = BurstView(memoryview(bytearray(size * count)), size, count)
-    view.write_headers(0x1122_3344_0401_5643, number, 5, 6, list(range(count)), [9] * count)
+    view.write_headers(0x1122_3344_0401_5643, number, 5, 6, array("I", range(count)))
     return view
 
 
@@ -43,54 +45,48 @@ def filled(symbols: int, size: int) -> BlockBuffer:
 
 
 @st.composite
-def bursts(draw: st.DrawFn) -> tuple[int, int, list[slice]]:
-    """Datagram size, symbols in the buffer, and up to 64 distinct places of it, as slices of any step."""
-    size, symbols = draw(SIZES), draw(st.integers(1, 150))
-    places, taken = [], 0
-    step = draw(st.integers(1, 7))
-    for start in range(step):
-        last = draw(st.integers(start, max(start, symbols)))
-        each = slice(start, min(last, symbols), step)
-        count = len(range(symbols)[each])
-        if count and taken + count <= 64:
-            places.append(each)
-            taken += count
-    return size, symbols, places or [slice(0, 1)]
+def runs(draw: st.DrawFn) -> tuple[int, WireOrder, int, int]:
+    """Datagram size, the wire order of a block, and a run of up to 64 symbols of it."""
+    k, m, depth = draw(st.integers(1, 9)), draw(st.integers(1, 5)), draw(st.integers(1, 12))
+    order = WireOrder(draw(st.integers(k * depth - min(k, depth) + 1, k * depth)), depth, k, m)
+    at = draw(st.integers(0, len(order.words) - 1))
+    return draw(SIZES), order, at, draw(st.integers(1, min(64, len(order.words) - at)))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@given(burst=bursts())
+@given(run=runs())
 def test_what_is_sealed_is_what_openssl_seals_and_opens_again(
-    backend: str, burst: tuple[int, int, list[slice]]
+    backend: str, run: tuple[int, WireOrder, int, int]
 ) -> None:
-    size, symbols, places = burst
-    buffer, back = filled(symbols, symbol_bytes(size)), BlockBuffer(symbols, symbol_bytes(size))
-    chosen = [index for each in places for index in range(symbols)[each]]
-    count = len(chosen)
+    size, order, at, count = run
+    whole = max(places.stop for places in order.places)
+    buffer, back = filled(whole, symbol_bytes(size)), BlockBuffer(whole, symbol_bytes(size))
+    symbols = buffer.in_order(order)
     view = view_of(size, count + 1)
     rest = bytes(view.datagrams[count])
-    aead.sealer(KEY, backend).seal(view, buffer, places)
-    for index, place in enumerate(chosen):
-        expected = AESGCM(KEY).encrypt(view.nonces[index], buffer.symbols[place], view.headers[index])
-        assert view.sealed[index] == expected
+    aead.sealer(KEY, backend).seal(view, count, symbols, at)
+    for index, symbol in enumerate(symbols.symbols[at : at + count]):
+        assert view.sealed[index] == AESGCM(KEY).encrypt(view.nonces[index], symbol, view.headers[index])
     assert view.datagrams[count] == rest, "nothing is written behind the burst"
-    assert aead.opener(KEY, backend).open(view, 0, count, back, places)
-    for index, symbol in enumerate(back.symbols):
-        assert symbol == (buffer.symbols[index] if index in chosen else bytes(len(symbol)))
+    assert aead.opener(KEY, backend).open(view, 0, count, back.in_order(order), at)
+    taken = [place for places, _, _ in order.rows(at, count) for place in range(whole)[places]]
+    assert len(set(taken)) == count
+    for place, symbol in enumerate(back.symbols):
+        assert symbol == (buffer.symbols[place] if place in taken else bytes(len(symbol)))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(data=st.data(), size=SIZES, count=st.integers(1, 44))
 def test_one_changed_bit_anywhere_opens_nothing(backend: str, data: st.DataObject, size: int, count: int) -> None:
     view, buffer = view_of(size, count), filled(count, symbol_bytes(size))
-    aead.sealer(KEY, backend).seal(view, buffer, [slice(0, count)])
+    aead.sealer(KEY, backend).seal(view, count, buffer, 0)
     opening = aead.opener(KEY, backend)
     first = data.draw(st.integers(0, count - 1))
     forged = data.draw(st.integers(0, count - 1))
     view.datagrams[forged][data.draw(st.integers(0, size - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    for into, places in ((None, []), (BlockBuffer(count, symbol_bytes(size)), [slice(first, count)])):
-        assert opening.open(view, first, count - first, into, places) == (forged < first)
-    assert not aead.opener(bytes(32), backend).open(view, 0, count, None, [])
+    for into in (None, BlockBuffer(count, symbol_bytes(size))):
+        assert opening.open(view, first, count - first, into, first) == (forged < first)
+    assert not aead.opener(bytes(32), backend).open(view, 0, count)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -100,8 +96,8 @@ def test_a_cipher_serves_views_and_buffers_of_several_sizes_in_turn(backend: str
         count = 1 + 6 * turn
         view, buffer = view_of(size, count, number=100 * turn), filled(count, symbol_bytes(size))
         back = BlockBuffer(count, symbol_bytes(size))
-        sealing.seal(view, buffer, [slice(0, count)])
-        assert opening.open(view, 0, count, back, [slice(0, count)])
+        sealing.seal(view, count, buffer, 0)
+        assert opening.open(view, 0, count, back)
         assert back.memory == buffer.memory
 
 
@@ -110,16 +106,16 @@ def test_what_would_reach_beside_a_buffer_is_refused(backend: str) -> None:
     sealing, opening = aead.sealer(KEY, backend), aead.opener(KEY, backend)
     view, other = view_of(1_472, 4), filled(4, 512)
     with pytest.raises(ProtocolMisuse):
-        sealing.seal(view, other, [slice(0, 4)])
+        sealing.seal(view, 4, other, 0)
     with pytest.raises(ProtocolMisuse):
-        opening.open(view, 0, 4, other, [slice(0, 4)])
+        opening.open(view, 0, 4, other)
     fitting = filled(4, symbol_bytes(1_472))
     with pytest.raises(ProtocolMisuse):
-        opening.open(view, 0, 4, fitting, [slice(2, 6)])
+        opening.open(view, 0, 4, fitting, 2)
     with pytest.raises(ProtocolMisuse):
-        opening.open(view, 2, 3, None, [])
+        opening.open(view, 2, 3)
     with pytest.raises(ProtocolMisuse):
-        sealing.seal(view_of(1_472, 2), fitting, [slice(0, 4)])
+        sealing.seal(view_of(1_472, 2), 4, fitting, 0)
 
 
 # --- whether the library is used at all ---------------------------------------------------------------------------
@@ -162,8 +158,11 @@ class _Trusting(OpensslOpener):
 
 
 class _Misplacing(OpensslOpener):
-    def open(self, view: BurstView, first: int, count: int, buffer: BlockBuffer | None, places: Any) -> bool:
-        return super().open(view, first, count, buffer, list(reversed(places)))
+    def open(self, view: BurstView, first: int, count: int, symbols: Any = None, at: int = 0) -> bool:
+        authentic = super().open(view, first, count, symbols, at)
+        if symbols is not None:
+            symbols.symbols[at][0] ^= 1
+        return authentic
 
 
 @pytest.mark.parametrize(

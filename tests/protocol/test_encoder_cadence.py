@@ -90,7 +90,8 @@ def test_what_a_buffer_held_before_does_not_leave() -> None:
         buffer.memory[:] = fill * len(buffer.memory)
         buffer.memory[: shape.size] = CONTENT[shape.offset : shape.offset + shape.size]
         block = OutgoingBlock(ENTRY, shape, buffer)
-        return [bytes(symbol) for place in block.next_symbols(1_000)[2] for symbol in buffer.symbols[place]]
+        at, count = block.next_symbols(1_000)
+        return [bytes(symbol) for symbol in block.symbols.symbols[at : at + count]]
 
     assert sent(b"\xff") == sent(b"\0")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,8 +30,8 @@ def test_burst_view_writes_what_the_header_unpacks(
     size = data.draw(st.sampled_from((560, 576, 1_472)))
     memory = bytearray(b"\xaa" * (9 * size))
     view = BurstView(memoryview(memory), size, 9)
-    rows, columns = [row for row, _ in positions], [column for _, column in positions]
-    view.write_headers(prefix(Type.SYMBOL, tag), number, toi, sbn, rows, columns)
+    words = array("I", [row | column << 16 for row, column in positions])
+    view.write_headers(prefix(Type.SYMBOL, tag), number, toi, sbn, words)
     for index, (row, column) in enumerate(positions):
         raw = bytes(memory[index * size : index * size + HEADER_BYTES])
         tag_number = int.from_bytes(tag, "little")
@@ -50,8 +52,8 @@ def test_burst_view_reads_what_was_packed(headers: list[tuple[int, ...]], start:
         view.numbers(count, start),
         view.tois(count, start),
         view.sbns(count, start),
-        view.rows(count, start),
-        view.columns(count, start),
+        [word & 0xFFFF for word in view.positions(count, start)],
+        [word >> 16 for word in view.positions(count, start)],
         view.reserved(count, start),
     ]
     assert [tuple(column[i] for column in columns) for i in range(count)] == headers[start:]
@@ -62,10 +64,10 @@ def test_big_endian_machines_write_the_same_bytes(monkeypatch: pytest.MonkeyPatc
     """With the native order claimed to be big, values are swapped twice over: once by the claim, once for real."""
     view = BurstView(memoryview(bytearray(560)), 560, 1)
     monkeypatch.setattr(wire, "LITTLE_ENDIAN", False)
-    view.write_headers(0x0102030405060708, 1, 2, 3, [4], [5])
+    view.write_headers(0x0102030405060708, 1, 2, 3, array("I", [5 << 16 | 4]))
     assert bytes(view.headers[0][:8]) == bytes(range(1, 9))
     assert view.numbers(1) == [1]
-    assert view.rows(1) == [4]
+    assert view.positions(1) == [5 << 16 | 4]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_headers_are_whole_after_others_were_written_between() -> None:
 
     def written(count: int) -> list[tuple[int, ...]]:
         symbol = prefix(Type.SYMBOL, tag)
-        view.write_headers(symbol, 7, 5, 6, list(range(count)), list(range(count)))
+        view.write_headers(symbol, 7, 5, 6, array("I", [index << 16 | index for index in range(count)]))
         return [HEADER.unpack(view.headers[index])[4:] for index in range(count)]
 
     expected = [(7 + index, 5, 6, index, index, 0) for index in range(4)]
