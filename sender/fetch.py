@@ -17,7 +17,6 @@ from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 import structlog
-import watchfiles
 
 from oci.layout import Layout
 from runtime import logs, notify
@@ -25,6 +24,7 @@ from runtime.errors import UserError, print_error
 from runtime.terminal import SUPERVISED, Progress
 from sender.alone import alone
 from sender.config import SenderSettings
+from sender.edits import Edits
 from sender.fetch_round import Outcome, Round
 from sender.images import ImageList, load_images
 from sender.journal import SenderJournal
@@ -32,7 +32,6 @@ from sender.prepare import Preparer
 
 ROLE: Final = "fetch"
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-_SETTLE_S: Final = 0.1  # editors write a file in several steps
 
 log = structlog.get_logger()
 
@@ -147,30 +146,16 @@ class _Role:
 
     async def _changes(self) -> AsyncGenerator[None, None]:
         """Yield at once, then whenever images.yaml was edited and at every fetch.interval."""
-        changed = asyncio.Event()
-        watch = asyncio.ensure_future(self._watch(changed))
+        edits = Edits(self._settings.images)
+        watch = asyncio.ensure_future(edits.watch())
         try:
-            yield
             while True:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), self._settings.fetch.interval or None)
-                changed.clear()
+                edits.reading()
                 yield
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(edits.changed.wait(), self._settings.fetch.interval or None)
         finally:
             watch.cancel()
-
-    async def _watch(self, changed: asyncio.Event) -> None:
-        path = self._settings.images
-        while True:
-            try:
-                async for _ in watchfiles.awatch(
-                    path.parent, watch_filter=lambda _, name: name == str(path), recursive=False
-                ):
-                    await asyncio.sleep(_SETTLE_S)
-                    changed.set()
-            except (OSError, RuntimeError) as error:  # no inotify here, or the folder went away
-                log.warning("edits_seen_at_interval_only", path=str(path), error=str(error))
-                await asyncio.sleep(self._settings.fetch.interval)
 
     def _publish(self, state: str, **more: Any) -> None:
         document = {"state": state, "pid": os.getpid(), "round": self._token, "once": self._once, **more}
