@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import bursts, codec, memory, pacing, peers, pipeline, profile, registry, report, sizes
-from benchmarks.measure import machine
+from benchmarks.measure import kept_memory, machine
 from tests.support.processes import ROOT
 
 HERE: Final = Path(__file__).parent
@@ -73,6 +74,18 @@ def draw(results: Path) -> None:
     subprocess.run([python, HERE / "plots.py", results], check=True)
 
 
+def _measure(name: str, mode: str) -> bool:
+    """Take, show and keep one measurement; return whether it was skipped."""
+    print(f"# {name}", flush=True)
+    document = measured(name, mode)
+    print(report.section(name, document), end="\n\n", flush=True)
+    skipped = "skipped" in document["figures"]
+    if mode == "full" and not skipped:
+        keep(document, HERE)
+        draw(HERE / "results")
+    return skipped
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run what was asked for; return 0, or 1 if a measurement could not be taken."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -86,15 +99,11 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"{unknown[0]!r} is no measurement; there are {known}")
     if given.mode not in _MODES:
         parser.error(f"BENCH={given.mode}: give {', '.join(_MODES)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all that was set up is taken down
     skipped = 0
-    for name in given.names or MEASUREMENTS:
-        print(f"# {name}", flush=True)
-        document = measured(name, given.mode)
-        print(report.section(name, document), end="\n\n", flush=True)
-        skipped += "skipped" in document["figures"]
-        if given.mode == "full" and "skipped" not in document["figures"]:
-            keep(document, HERE)
-            draw(HERE / "results")
+    with kept_memory():
+        for name in given.names or MEASUREMENTS:
+            skipped += _measure(name, given.mode)
     return 1 if skipped else 0
 
 

@@ -61,7 +61,7 @@ def _contenders(rates: Sequence[int]) -> tuple[Contender, ...]:
     )
 
 
-_STARTS: Final = {("lab", 1500): 3_550, ("lab", 9000): 5_000, ("loopback", 1500): 4_000, ("loopback", 9000): 5_000}
+_STARTS: Final = {("lab", 1500): 4_000, ("lab", 9000): 5_000, ("loopback", 1500): 5_000, ("loopback", 9000): 5_000}
 FULL: Final = Effort(
     _contenders(_RATES),
     (

@@ -36,9 +36,10 @@ def section(name: str, document: Figures) -> str:
 def _provenance(document: Figures) -> str:
     machine = document["machine"]
     libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
+    kept = " (none given back to the host meanwhile)" if machine["keeps_free_memory"] else ""
     return (
         f"`{document['command']}`, {document['when']}, {document['seconds']:.0f} s; "
-        f"{machine['cores']} cores of {machine['processor']}, {machine['memory_gib']} GiB, "
+        f"{machine['cores']} cores of {machine['processor']}, {machine['memory_gib']} GiB{kept}, "
         f"Linux {machine['kernel']}, Python {machine['python']}, "
         f"{libraries}; load before: {machine['load_before'][0]}."
     )

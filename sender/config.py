@@ -13,7 +13,7 @@ from oci.reference import check_registry, check_repository
 from runtime.settings import ConfigPath, Duration, HostPort, Rate, Ratio, Section, Settings, Size, spelt
 
 BURST_MIN: Final = 128_000  # bytes
-BURST_S: Final = 0.002
+BURST_S: Final = 0.004
 
 _COLLECTION = spelt(
     r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?",
@@ -44,7 +44,7 @@ class Link(Section):
 
     @property
     def burst_bytes(self) -> int:
-        """What may leave at once: as configured, or two milliseconds' worth of the rate, at least 128 kB."""
+        """What may leave at once: as configured, or four milliseconds' worth of the rate, at least 128 kB."""
         return self.burst if self.burst is not None else max(BURST_MIN, int(self.rate / 8 * BURST_S))
 
     @property

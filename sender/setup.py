@@ -37,7 +37,7 @@ link:
   # mtu: 1500                      # of the whole path, 624 to 9216
   # repair: 10%                    # repair symbols for each source symbol
   # outage: 10ms                   # silence to survive without a second pass
-  # burst: 128kB                   # sent at once at most; by default 2 ms of the rate, but 128kB at least
+  # burst: 128kB                   # sent at once at most; by default 4 ms of the rate, but 128kB at least
   # lanes: 1                       # processes, each for a share of the rate, to port, port + 1, …; the receiver too
   # pacing: true                   # false: as fast as the machine can (for measurements)
   # gso: auto                      # mmsg: many datagrams a call without GSO; off: each by itself

@@ -29,8 +29,9 @@ PACKAGE: Final = "libipsec-mb1"
 VERSIONS: Final = {0x010300: "1.3.0"}  # whose layouts these are
 JOBS_MAX: Final = 128  # IMB_MAX_BURST_SIZE
 
-# struct IMB_MGR: offsets of function pointers, of the queue's next place, and of its jobs
-_PRE, _SUBMIT, _NEXT, _JOBS = 464, 960, 1_020, 1_024
+# struct IMB_MGR: offsets of the instructions in use, of function pointers, of the queue's next place and its jobs
+_ARCH, _PRE, _SUBMIT, _NEXT, _JOBS = 56, 464, 960, 1_020, 1_024
+_SSE: Final = 2  # of enum IMB_ARCH; what is below emulates AES, in a time that depends on the key
 # struct IMB_JOB, in 8-byte words
 _JOB_WORDS: Final = 25
 _ENC_KEYS, _DEC_KEYS, _KEY_BYTES, _SOURCE, _TARGET, _CIPHER_AT, _CIPHER_BYTES = range(7)
@@ -69,7 +70,11 @@ class Library:
         self._library.free_mb_mgr.argtypes, self._library.free_mb_mgr.restype = [c_void_p], None
         self._library.init_mb_mgr_auto.argtypes = [c_void_p, c_void_p]
         self._library.init_mb_mgr_auto.restype = None
-        self.works = True
+        manager = self.manager()
+        self.works = c_int.from_address(manager + _ARCH).value >= _SSE
+        self._library.free_mb_mgr(manager)
+        if not self.works:
+            self.why_not = "this processor has no AES instructions"
 
     def manager(self) -> int:
         """Return the address of a new queue, for :meth:`free`."""
@@ -113,10 +118,9 @@ class _Queue:
             halves[half :: 2 * _JOB_WORDS] = memoryview(array("I", [value]) * JOBS_MAX)
         self._symbol_bytes = 0
 
-    def write(self, word: int, values: array[int] | memoryview, at: int = 0) -> None:
-        """Write *values* into a column, from job *at* on."""
-        column = self._words[word + at * _JOB_WORDS : (at + len(values)) * _JOB_WORDS : _JOB_WORDS]
-        column[:] = memoryview(values)
+    def write(self, word: int, values: array[int] | memoryview) -> None:
+        """Write *values* into a column, from the first job on."""
+        self._words[word : len(values) * _JOB_WORDS : _JOB_WORDS] = memoryview(values)
 
     def place(self, word: int, symbols: Symbols, at: int, view: BurstView, count: int) -> None:
         """Write where *count* of *symbols* from *at* on are into a column.

@@ -145,6 +145,24 @@ def test_another_version_is_not_used(backend: str, monkeypatch: pytest.MonkeyPat
     assert library.why_not == "libIPSec_MB.so.1 is of version 2.0.1"
 
 
+def test_a_processor_without_aes_instructions_is_left_to_openssl(monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = ctypes.create_string_buffer(4_096)
+
+    def initialise(address: int, _: None) -> None:
+        ctypes.c_int.from_address(address + 56).value = 1  # IMB_ARCH_NOAESNI: used_arch
+
+    class Emulating:
+        imb_get_version = staticmethod(lambda: 0x010300)
+        alloc_mb_mgr = staticmethod(lambda flags: ctypes.addressof(manager))
+        init_mb_mgr_auto = staticmethod(initialise)
+        free_mb_mgr = staticmethod(lambda address: None)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Emulating)
+    library = ipsecmb.Library()
+    assert not library.works
+    assert library.why_not == "this processor has no AES instructions"
+
+
 class _Miscalculating(OpensslSealer):
     def seal(self, view: BurstView, *rest: Any) -> None:
         super().seal(view, *rest)

@@ -78,9 +78,9 @@ def test_a_fault_is_one_line(site: Site, top: dict[str, Any], line: str) -> None
 
 @pytest.mark.parametrize(
     ("rate", "burst", "expected"),
-    [("100Mbit", None, 128_000), ("1Gbit", None, 250_000), ("10Gbit", None, 2_500_000), ("10Gbit", "64kB", 64_000)],
+    [("100Mbit", None, 128_000), ("1Gbit", None, 500_000), ("10Gbit", None, 5_000_000), ("10Gbit", "64kB", 64_000)],
 )
-def test_a_burst_is_two_milliseconds_of_the_rate_unless_said(
+def test_a_burst_is_four_milliseconds_of_the_rate_unless_said(
     site: Site, rate: str, burst: str | None, expected: int
 ) -> None:
     site.write(link=LINK | {"rate": rate} | ({"burst": burst} if burst else {}))
