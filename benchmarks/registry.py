@@ -39,7 +39,7 @@ class Effort:
 
     size: int = 600 * MEGA
     rounds: int = 3
-    rate: str = "2000Mbit"
+    rate: str = "4000Mbit"
     timeout_s: float = 60.0
 
 

@@ -116,10 +116,10 @@ class Members:
             raise ContentMismatch(f"{self.path}: became shorter while it was read")
         return data
 
-    def stream(self, part: Part, digest: str, offset: int) -> AsyncIterator[bytes]:
+    def stream(self, part: Part, digest: str, offset: int, *, verify: bool = True) -> AsyncIterator[bytes]:
         """Yield a range that should be *digest*, as blobs.stream_verified does."""
         where = f"{self.path}: {digest}"
-        return stream_verified(self._file.fileno(), part.start, digest, part.size, offset, where)
+        return stream_verified(self._file.fileno(), part.start, digest, part.size, offset, where, verify=verify)
 
     def close(self) -> None:
         """Close the tarball."""

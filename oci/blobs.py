@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
 
-from oci.descriptor import DIGEST_HEX_LENGTH, check_digest, hasher
+from oci.descriptor import DIGEST_HEX_LENGTH, check_digest, hasher, short_digest
 from oci.errors import ContentMismatch, Misconfigured, NotFound, ReferenceError_, StorageFull, TooLarge
 from oci.limits import BLOB_CHUNK_BYTES
 
@@ -174,17 +174,18 @@ class BlobStore:
             removed += _remove_if_unlocked(self._ingest / name)
         return removed
 
-    async def stream(self, digest: str, size: int, offset: int = 0) -> AsyncIterator[bytes]:
+    async def stream(self, digest: str, size: int, offset: int = 0, *, verify: bool = True) -> AsyncIterator[bytes]:
         """Yield the blob's bytes from *offset*; ContentMismatch before the last chunk if they are wrong.
 
-        Size is always compared, the digest when *offset* is 0.
+        Size is always compared, the digest when *offset* is 0; not without *verify*, for callers who hash anyway.
         """
         handle = await asyncio.to_thread(self.open, digest)
         try:
             found = os.fstat(handle.fileno()).st_size
             if found != size:
                 raise ContentMismatch(f"{self.path(digest)}: {found} bytes, expected {size}")
-            async for chunk in stream_verified(handle.fileno(), 0, digest, size, offset, str(self.path(digest))):
+            where = str(self.path(digest))
+            async for chunk in stream_verified(handle.fileno(), 0, digest, size, offset, where, verify=verify):
                 yield chunk
         finally:
             handle.close()
@@ -195,10 +196,12 @@ class BlobStore:
         size: int,
         chunks: AsyncIterator[bytes],
         progress: Callable[[int], None] | None = None,
+        *,
+        source: str = "",
     ) -> None:
-        """Store the bytes of *chunks* under *digest*, file work in threads; a mismatch leaves nothing.
+        """Store the bytes of *chunks* under *digest*, file work in threads.
 
-        A chunk is written and hashed while the next one arrives.
+        A mismatch names *source* and leaves nothing. A chunk is written and hashed while the next one arrives.
         """
         writer = await asyncio.to_thread(self.writer, digest, size)
         writing: asyncio.Task[int] | None = None
@@ -214,7 +217,10 @@ class BlobStore:
                 await written()
                 writing = asyncio.create_task(asyncio.to_thread(writer.write, chunk))
             await written()
-            await asyncio.to_thread(writer.commit)
+            try:
+                await asyncio.to_thread(writer.commit)
+            except ContentMismatch as error:
+                raise ContentMismatch(f"{source}: {error}" if source else str(error)) from None
         finally:
             await _over(writing)
             # In a thread: when this task is cancelled a write or fsync may still hold the writer.
@@ -286,7 +292,8 @@ class BlobWriter:
         algorithm, _, text = wanted.partition(":")
         if algorithm == self._hashing.name:
             if self._hashing.hexdigest() != text:
-                raise ContentMismatch(f"{wanted}: the bytes have the digest {algorithm}:{self._hashing.hexdigest()}")
+                got = f"{algorithm}:{self._hashing.hexdigest()}"
+                raise ContentMismatch(f"blob {short_digest(wanted)}: the bytes have digest {got}; expected {wanted}")
             return
         # The upload began before its algorithm was known, so it is hashed once more.
         self._file.flush()
@@ -353,14 +360,14 @@ def _remove_if_unlocked(path: Path) -> bool:
 
 
 async def stream_verified(
-    file: int, start: int, digest: str, size: int, offset: int, where: str
+    file: int, start: int, digest: str, size: int, offset: int, where: str, *, verify: bool = True
 ) -> AsyncIterator[bytes]:
     """Yield the blob of *size* bytes that begins at *start* of an open file, from *offset* of the blob.
 
-    With *offset* 0 it is hashed; ContentMismatch naming *where* comes before the last chunk. The next chunk is read
-    and hashed while the caller has one.
+    With *offset* 0 and *verify* it is hashed; ContentMismatch naming *where* comes before the last chunk. The next
+    chunk is read and hashed while the caller has one.
     """
-    hashing = hasher(digest) if offset == 0 else None
+    hashing = hasher(digest) if offset == 0 and verify else None
     update = hashing.update if hashing else None
 
     def read() -> asyncio.Task[bytes]:

@@ -135,10 +135,10 @@ class RegistryRepository:
             raise ContentMismatch(f"{where}: the bytes have digest {digest}; the registry says {stated[:140]!r}")
         return Manifest(Descriptor(_media_type(reply, where), digest, len(reply.body)), reply.body)
 
-    def blob(self, descriptor: Descriptor, offset: int = 0) -> AsyncIterator[bytes]:
+    def blob(self, descriptor: Descriptor, offset: int = 0, *, verify: bool = True) -> AsyncIterator[bytes]:
         """Yield the blob's bytes from *offset*, resumed by Range; size and (from 0) digest are verified."""
         where = self._where("blob", check_digest(descriptor.digest))
-        return download(self._connection, self.path, descriptor, offset, where, self._pull)
+        return download(self._connection, self.path, descriptor, offset, where, self._pull, verify=verify)
 
     async def exists(self, descriptor: Descriptor) -> bool:
         """Whether the content is there in the right size (HEAD)."""

@@ -23,14 +23,21 @@ _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)\Z
 
 
 async def download(
-    connection: Connection, path: str, descriptor: Descriptor, offset: int, where: str, scopes: Scopes
+    connection: Connection,
+    path: str,
+    descriptor: Descriptor,
+    offset: int,
+    where: str,
+    scopes: Scopes,
+    *,
+    verify: bool = True,
 ) -> AsyncIterator[bytes]:
-    """Yield the blob from *offset*; the digest is verified when *offset* is 0, the size always.
+    """Yield the blob from *offset*; the digest is verified when *offset* is 0 and *verify*, the size always.
 
     Raises ContentMismatch for wrong content, Transient when reconnecting no longer helps, and what a refusing
     status means.
     """
-    expected = hasher(descriptor.digest) if offset == 0 else None
+    expected = hasher(descriptor.digest) if offset == 0 and verify else None
     position = offset
     held = b""
     attempt = 0

@@ -32,7 +32,7 @@ class Content(Protocol):
         """All bytes, verified."""
         ...
 
-    def stream(self, digest: str, size: int, offset: int = 0) -> AsyncIterator[bytes]:
+    def stream(self, digest: str, size: int, offset: int = 0, *, verify: bool = True) -> AsyncIterator[bytes]:
         """Bytes from *offset*, verified as BlobStore does."""
         ...
 
@@ -109,9 +109,9 @@ class IndexedSource:
         """Return the exact bytes under a tag or digest, verified; NotFound, ContentMismatch, TooLarge."""
         return await asyncio.to_thread(self._manifest, reference)
 
-    def blob(self, descriptor: Descriptor, offset: int = 0) -> AsyncIterator[bytes]:
+    def blob(self, descriptor: Descriptor, offset: int = 0, *, verify: bool = True) -> AsyncIterator[bytes]:
         """Yield the blob's bytes from *offset*; size always verified, the digest when *offset* is 0."""
-        return self._content.stream(descriptor.digest, descriptor.size, offset)
+        return self._content.stream(descriptor.digest, descriptor.size, offset, verify=verify)
 
     async def exists(self, descriptor: Descriptor) -> bool:
         """Whether a file of the right size is there."""

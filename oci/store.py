@@ -35,8 +35,11 @@ class Source(Protocol):
         """Return the manifest under a tag or digest; for a digest the bytes are verified (ContentMismatch)."""
         ...
 
-    def blob(self, descriptor: Descriptor, offset: int = 0) -> AsyncIterator[bytes]:
-        """Yield the blob's bytes from *offset*. Size is always verified; digest when *offset* is 0."""
+    def blob(self, descriptor: Descriptor, offset: int = 0, *, verify: bool = True) -> AsyncIterator[bytes]:
+        """Yield the blob's bytes from *offset*. Size is always verified; the digest when *offset* is 0.
+
+        Without *verify* the digest is left to the caller, who hashes anyway.
+        """
         ...
 
     async def exists(self, descriptor: Descriptor) -> bool:

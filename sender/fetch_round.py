@@ -146,16 +146,23 @@ class Round:
         foreign = closure.foreign if options.foreign_layers == "fetch" else []
         image = release_image(pin.reference.name, closure, foreign=bool(foreign))
         meter.total = sum(blob.size for blob in (*closure.blobs, *foreign))
-        jobs = [self._blob(blob, source.blob, meter) for blob in closure.blobs]
+        jobs = [
+            self._blob(blob, lambda layer: source.blob(layer, verify=False), meter, source.name)
+            for blob in closure.blobs
+        ]
         jobs += [self._blob(blob, lambda layer: sources.foreign_layer(source, layer), meter) for blob in foreign]
         await _all(jobs)
         self._journal.save_closure(self._key(pin), write_image(image), True, time.time())
         return image
 
     async def _blob(
-        self, blob: Descriptor, opener: Callable[[Descriptor], AsyncIterator[bytes]], meter: Meter
+        self,
+        blob: Descriptor,
+        opener: Callable[[Descriptor], AsyncIterator[bytes]],
+        meter: Meter,
+        source: str = "",
     ) -> None:
-        """Bring one blob into the spool; whoever asks for the same meanwhile waits and finds it there."""
+        """Bring one blob into the spool, which verifies it; whoever asks for the same meanwhile waits for it."""
         store = self._spool.blobs
         async with self._being_fetched[blob.digest]:
             if await asyncio.to_thread(store.size, blob.digest) == blob.size:
@@ -164,7 +171,7 @@ class Round:
             async with self._blobs_at_once:
                 chunks = cast(AsyncGenerator[bytes, None], opener(blob))
                 async with aclosing(chunks):
-                    await store.write_stream(blob.digest, blob.size, chunks, meter.advance)
+                    await store.write_stream(blob.digest, blob.size, chunks, meter.advance, source=source)
 
     def _failed(self, pin: PinnedImage, error: str) -> None:
         self._note(pin, "failed", error)
