@@ -46,6 +46,8 @@ class VerifiedReader:
     async def take(self, offset: int, count: int) -> AsyncIterator[bytes]:
         """Yield the bytes from *offset* to *offset + count*; *offset* is at most ``hashed``."""
         assert offset <= self.hashed
+        if offset == 0:  # all of it again, in another attempt: it may have changed on disk
+            self._hash, self.hashed = hasher(self._descriptor.digest), 0
         try:
             await self._seek(offset)
             iterator = self._iterator

@@ -9,6 +9,7 @@ import ctypes
 from array import array
 from collections.abc import Callable
 
+from protocol.errors import ProtocolMisuse
 from protocol.geometry import BlockShape, Geometry
 from protocol.order import WireOrder
 
@@ -34,6 +35,8 @@ class BlockBuffer:
         self.symbol_bytes = symbol_bytes
         size = symbols * symbol_bytes
         self.memory = memoryview(bytearray(size)) if memory is None else memory[:size]
+        if len(self.memory) != size:
+            raise ProtocolMisuse(f"{len(self.memory)} bytes are not room for {symbols} symbols of {symbol_bytes}")
         self.symbols = [self.memory[at : at + symbol_bytes] for at in range(0, symbols * symbol_bytes, symbol_bytes)]
         self.addresses = addresses(self.memory, symbol_bytes)
         self._ordered: OrderedSymbols | None = None

@@ -153,19 +153,16 @@ class ReceiveSession:
         False, with nothing counted, if it is neither or not authentic.
         """
         count, block = len(positions), self._active.get(key)
-        order = self._surplus_order(key) if block is None else block.symbols.order
-        if order is None:
-            return False
-        at = order.position(positions[0] & 0xFFFF, positions[0] >> 16)
-        if at < 0 or order.words[at : at + count].tolist() != positions:
-            return False
         if block is None:
-            if not self._opener.open(view, first, count):
+            # authentic first: what is computed for a block that has no buffer is not to be had by forgery
+            surplus = self._is_surplus(key) and self._opener.open(view, first, count)
+            if not surplus or _position(self._surplus_order(key), positions) < 0:
                 return False
             window.accept_run(number, count)
             self._counters.surplus += count
             return True
-        rows = block.missing_rows(at, count)
+        at = _position(block.symbols.order, positions)
+        rows = block.missing_rows(at, count) if at >= 0 else None
         if rows is None or not self._opener.open(view, first, count, block.symbols, at):
             return False
         window.accept_run(number, count)
@@ -176,13 +173,15 @@ class ReceiveSession:
             self._complete(block, events)
         return True
 
-    def _surplus_order(self, key: tuple[int, int]) -> WireOrder | None:
-        """Return the wire order of a block that is complete or not wanted, else None."""
+    def _is_surplus(self, key: tuple[int, int]) -> bool:
+        """Whether a block is complete or not wanted."""
         owner = self.objects.get(key[0])
-        if owner is None or key[1] >= owner.entry.geometry.blocks or owner.needs(key[1]):
-            return None
+        return owner is not None and key[1] < owner.entry.geometry.blocks and not owner.needs(key[1])
+
+    def _surplus_order(self, key: tuple[int, int]) -> WireOrder:
+        """Return the wire order of a block that _is_surplus."""
         if self._last_surplus is None or self._last_surplus[0] != key:
-            self._last_surplus = (key, wire_order(owner.entry.geometry.block(key[1])))
+            self._last_surplus = (key, wire_order(self.objects[key[0]].entry.geometry.block(key[1])))
         return self._last_surplus[1]
 
     def _one_symbol(
@@ -350,3 +349,9 @@ class ReceiveSession:
 
     def _drop(self, reason: Drop, count: int = 1) -> None:
         self._counters.drops[reason] += count
+
+
+def _position(order: WireOrder, positions: list[int]) -> int:
+    """Return where in a pass a run of ``row | column << 16`` is; -1 if it does not follow the wire order."""
+    at = order.position(positions[0] & 0xFFFF, positions[0] >> 16)
+    return at if at >= 0 and order.words[at : at + len(positions)].tolist() == positions else -1

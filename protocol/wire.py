@@ -25,6 +25,7 @@ from enum import IntEnum
 from typing import Final
 
 from protocol.buffers import addresses
+from protocol.errors import ProtocolMisuse
 from protocol.limits import (
     BURST_BYTES_MAX,
     BURST_DATAGRAMS_MAX,
@@ -93,6 +94,8 @@ class BurstView:
         self.datagram_bytes = datagram_bytes
         self.count = count
         used = buffer[: count * datagram_bytes]
+        if len(used) != count * datagram_bytes:
+            raise ProtocolMisuse(f"{len(used)} bytes are not room for {count} datagrams of {datagram_bytes}")
         quads, words = used.cast("Q"), used.cast("I")
         step = datagram_bytes
         self._prefix = quads[0 :: step // 8]

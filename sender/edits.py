@@ -32,34 +32,38 @@ class Edits:
         self._seen = _stamp(self._path)
 
     async def watch(self) -> None:
-        """Watch until cancelled."""
-        told = False
-        while True:
-            try:
-                async for _ in watchfiles.awatch(
-                    self._path.parent,
-                    watch_filter=lambda _, name: name == str(self._path),
-                    recursive=False,
-                    rust_timeout=int(RESCAN_S * 1000),
-                    yield_on_timeout=True,
-                ):
-                    await self._compare()
-            except (OSError, RuntimeError) as error:  # no inotify here, or the folder went away
-                if not told:
-                    log.warning("edits_seen_by_rescan_only", path=str(self._path), error=str(error))
-                    told = True
+        """Watch until cancelled. That the kernel's notices fail, or end, only delays what is seen."""
+        notices = asyncio.ensure_future(self._notices())
+        try:
+            while True:
                 await asyncio.sleep(RESCAN_S)
                 await self._compare()
+        finally:
+            notices.cancel()
+
+    async def _notices(self) -> None:
+        try:
+            async for _ in watchfiles.awatch(
+                self._path.parent, watch_filter=lambda _, name: name == str(self._path), recursive=False
+            ):
+                await self._compare()
+        except (OSError, RuntimeError, ExceptionGroup) as error:  # no inotify here, or the folder went away
+            log.warning("edits_seen_by_rescan_only", path=str(self._path), error=str(error))
 
     async def _compare(self) -> None:
-        if _stamp(self._path) != self._seen:
+        """Set ``changed`` if the file is another one, once it has stopped changing."""
+        found = _stamp(self._path)
+        while found != self._seen:
             await asyncio.sleep(SETTLE_S)
-            self.changed.set()
+            before, found = found, _stamp(self._path)
+            if found == before != self._seen:
+                self.changed.set()
+                return
 
 
-def _stamp(path: Path) -> tuple[int, ...] | None:
+def _stamp(path: Path) -> tuple[int, int] | None:
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return found.st_size, found.st_mtime_ns

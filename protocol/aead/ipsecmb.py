@@ -38,6 +38,7 @@ _ENC_KEYS, _DEC_KEYS, _KEY_BYTES, _SOURCE, _TARGET, _CIPHER_AT, _CIPHER_BYTES = 
 _HASH_AT, _HASH_BYTES, _NONCE, _NONCE_BYTES, _TAG, _TAG_BYTES, _HEADER, _HEADER_BYTES = range(7, 15)
 _MODE, _DIRECTION, _HASH, _ORDER = 33, 34, 35, 36  # in 4-byte words
 _GCM, _GMAC, _SEAL, _OPEN, _CIPHER_HASH = 5, 9, 1, 2, 1
+_KEY_BYTES_256: Final = 32
 _KEY_DATA_BYTES: Final = 1_008  # struct gcm_key_data
 _ALIGNMENT: Final = 64
 
@@ -98,6 +99,8 @@ class _Queue:
     """Jobs of one key and direction. For one thread."""
 
     def __init__(self, key: bytes, direction: int) -> None:
+        if len(key) != _KEY_BYTES_256:
+            raise ProtocolMisuse(f"a key of {len(key)} bytes")
         self._manager = manager = library.manager()
         key_data = ctypes.create_string_buffer(_KEY_DATA_BYTES + _ALIGNMENT)
         weakref.finalize(self, library.free, manager, key_data)
@@ -146,11 +149,9 @@ class _Queue:
         self.write(_NONCE, view.nonces_at[first : first + count])
         self.write(_HEADER, view.headers_at[first : first + count])
 
-    def run(self, count: int) -> None:
-        """Do the first *count* jobs."""
-        done = self._submit(self._manager, count, self._pointers_at)
-        if done != count:
-            raise RuntimeError(f"{NAME} has done {done} of {count} jobs")
+    def run(self, count: int) -> bool:
+        """Do the first *count* jobs; whether the library has done them all, as it always should."""
+        return bool(self._submit(self._manager, count, self._pointers_at) == count)
 
 
 class IpsecMbSealer(Sealer):
@@ -166,7 +167,8 @@ class IpsecMbSealer(Sealer):
         queue.describe(view, 0, count)
         queue.write(_TARGET, view.sealed_at[:count])
         queue.write(_TAG, view.tags_at[:count])
-        queue.run(count)
+        if not queue.run(count):
+            raise RuntimeError(f"{NAME} has not sealed {count} datagrams")
 
 
 class IpsecMbOpener(Opener):
@@ -189,7 +191,8 @@ class IpsecMbOpener(Opener):
             queue.place(_TARGET, symbols, at, view, count)
         queue.describe(view, first, count)
         queue.write(_SOURCE, view.sealed_at[first : first + count])
-        queue.run(count)
+        if not queue.run(count):
+            return False  # then the caller opens them one by one, by OpenSSL
         ours = self._tags[0 : 2 * count : 2].tobytes() + self._tags[1 : 2 * count : 2].tobytes()
         return hmac.compare_digest(ours, view.tags(count, first))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
@@ -11,6 +12,7 @@ from oci import limits
 from oci.client import Registry, RegistryRepository
 from oci.errors import ContentMismatch, Refused, Unreachable
 from oci.http import HttpClient
+from oci.upload import VerifiedReader
 from tests.oci.peers import Serve, described, opener
 
 DATA = os.urandom(1_000_000)
@@ -237,3 +239,18 @@ async def test_token_that_expires_during_an_upload_is_renewed(serve: Serve, http
     assert server.done[BLOB.digest] == DATA
     assert issued == 2
     assert server.log.count("POST") == 1
+
+
+async def test_what_is_sent_again_is_hashed_again() -> None:
+    """A blob that goes bad on disk between two attempts."""
+    versions = iter((DATA, DATA[:-1] + bytes([DATA[-1] ^ 1])))
+
+    def reopened(offset: int) -> AsyncIterator[bytes]:
+        return opener(next(versions))(offset)
+
+    reader = VerifiedReader(BLOB, reopened, "here", None)
+    assert b"".join([part async for part in reader.take(0, BLOB.size)]) == DATA
+    await reader.aclose()
+    with pytest.raises(ContentMismatch, match="here: the bytes have digest"):
+        [part async for part in reader.take(0, BLOB.size)]
+    await reader.aclose()

@@ -118,6 +118,19 @@ def test_what_would_reach_beside_a_buffer_is_refused(backend: str) -> None:
         sealing.seal(view_of(1_472, 2), 4, fitting, 0)
 
 
+def test_views_and_buffers_have_the_room_they_speak_of() -> None:
+    with pytest.raises(ProtocolMisuse):
+        BlockBuffer(2, 512, memoryview(bytearray(600)))
+    with pytest.raises(ProtocolMisuse):
+        BurstView(memoryview(bytearray(3 * 560)), 560, 5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+def test_a_key_of_another_size_is_refused(backend: str) -> None:
+    with pytest.raises(ProtocolMisuse):
+        aead.sealer(bytes(16), backend)
+
+
 # --- whether the library is used at all ---------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.geometry import Geometry
+from protocol.order import _order
 from protocol.runs import equal_end, rising_end
 from tests.protocol.harness import Receiver, bursts_of, encoder_of, entry_of, split
 from tests.vectors import session as s
@@ -76,3 +77,21 @@ def test_bursts_have_the_effect_of_single_datagrams(
     assert together.contents == singly.contents
     assert together.decoder.lost == singly.decoder.lost
     assert [type(event) for event in together.events] == [type(event) for event in singly.events]
+
+
+def test_forged_symbols_have_nothing_computed() -> None:
+    """Not even the wire order of a block that is of no use: only authentic symbols ask for that."""
+    session, receiver = s.Session(), Receiver()
+    entries = [s.entry(pattern(512 * size), toi=size, k=size, m=1, depth=1) for size in range(1, 200)]
+    receiver.feed_each(session.fragments())
+    for number, entry in enumerate(entries):
+        receiver.feed(session.control(s.OBJECTS, number, entry))
+    for announced in next(iter(receiver.decoder._sessions.values())).objects.values():
+        announced.wanted = False
+    before = _order.cache_info()
+    forged = [session.symbol(1_000 + toi, bytes(512), toi=toi)[:-1] + b"!" for toi in range(1, 200)]
+    receiver.feed_each(forged)
+    assert receiver.drops == {"not_authentic": len(forged)}
+    assert _order.cache_info() == before
+    receiver.feed(session.symbol(1_000, bytes(512), toi=1))
+    assert receiver.decoder.counters.surplus == 1

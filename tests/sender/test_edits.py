@@ -15,18 +15,22 @@ from sender import edits
 from sender.edits import Edits
 
 
-@pytest.fixture(params=["notices", "timeouts only", "no watch"])
+@pytest.fixture(params=["notices", "nothing told", "no watch", "broken off"])
 def notices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    async def timeouts_only(*_: Any, **__: Any) -> AsyncIterator[set[Any]]:
-        while True:
-            await asyncio.sleep(0.05)
-            yield set()
+    async def nothing_told(*_: Any, **__: Any) -> AsyncIterator[set[Any]]:
+        await asyncio.sleep(60)
+        yield set()
 
     def no_watch(*_: Any, **__: Any) -> None:
         raise OSError("no space left on device")  # what inotify says when there are too many watches
 
-    if request.param != "notices":
-        monkeypatch.setattr(watchfiles, "awatch", timeouts_only if request.param == "timeouts only" else no_watch)
+    async def broken_off(*_: Any, **__: Any) -> AsyncIterator[set[Any]]:
+        yield set()
+        raise ExceptionGroup("unhandled errors in a TaskGroup", [RuntimeError("the watched folder is gone")])
+
+    ways = {"nothing told": nothing_told, "no watch": no_watch, "broken off": broken_off}
+    if request.param in ways:
+        monkeypatch.setattr(watchfiles, "awatch", ways[request.param])
         monkeypatch.setattr(edits, "RESCAN_S", 0.05)
     return str(request.param)
 
@@ -66,3 +70,17 @@ async def test_an_edit_before_the_watch_began_is_seen(notices: str, tmp_path: Pa
     task = asyncio.ensure_future(watched.watch())
     await asyncio.wait_for(watched.changed.wait(), 10)
     task.cancel()
+
+
+async def test_what_is_read_while_the_file_settles_is_no_edit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "images.yaml"
+    path.write_text("images: []\n")
+    watched = Edits(path)
+    path.write_text("images: [a]\n")
+    comparing = asyncio.ensure_future(watched._compare())
+    await asyncio.sleep(0)
+    watched.reading()
+    await comparing
+    assert not watched.changed.is_set()
