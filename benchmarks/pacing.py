@@ -48,7 +48,7 @@ class Effort:
 
 FULL: Final = Effort()
 QUICK: Final = Effort(((100, None), (1_000, None), (5_000, None)), 2)
-TINY: Final = Effort(((100, None),), 2, 0.2)
+TINY: Final = Effort(((100, None),), 2)  # windows in which the clock of processor time ticks
 
 
 @dataclass(frozen=True, slots=True)
