@@ -70,6 +70,11 @@ class Sender:
             found += self._burst(encoder)
         return found
 
+    def say_all(self, cargo: Cargo, entry: ObjectEntry) -> None:
+        """Say every block, over each lane in turn."""
+        for sbn in range(entry.geometry.blocks):
+            self.say(sbn % LANES, self.block(cargo, entry, sbn, sbn % LANES))
+
     def say(self, lane: int, datagrams: list[bytes], port_of: int | None = None) -> None:
         self._mouths[lane if port_of is None else port_of].say(datagrams)
 
@@ -156,8 +161,7 @@ def test_an_old_session_stays_old_on_every_lane(side: Side, start: Start, sender
     wait_for(lambda: counters(side).get("drop.stale_epoch"))
     assert counters(side).get("symbols", 0) == 0
     entry = new.begin_heard(cargo, (1,))
-    for sbn in range(entry.geometry.blocks):
-        new.say(sbn % 2, new.block(cargo, entry, sbn, sbn % 2))
+    new.say_all(cargo, entry)
     wait_for(lambda: side.spool.size(digest_of(cargo.coded)))
     new.close()
     assert end(process)[0] == 0
@@ -179,8 +183,7 @@ def test_a_lane_that_found_an_old_session_first_gives_it_up(side: Side, start: S
     assert [event["epoch"] for event in side.events("session_joined")] == [7]
     assert [epoch for epoch, _ in side.journal().epochs().values()] == [7]
     entry = new.begin_heard(cargo, (1,))
-    for sbn in range(entry.geometry.blocks):
-        new.say(sbn % 2, new.block(cargo, entry, sbn, sbn % 2))
+    new.say_all(cargo, entry)
     wait_for(lambda: side.spool.size(digest_of(cargo.coded)))
     new.close()
     assert end(process)[0] == 0
@@ -193,8 +196,7 @@ def test_a_session_may_be_found_by_any_lane_first(side: Side, start: Start, send
     wait_for(lambda: side.events("session_joined"))
     assert [epoch for epoch, _ in side.journal().epochs().values()] == [1]
     sender.begin_heard(cargo, (0,))
-    for sbn in range(entry.geometry.blocks):
-        sender.say(sbn % 2, sender.block(cargo, entry, sbn, sbn % 2))
+    sender.say_all(cargo, entry)
     wait_for(lambda: side.spool.size(digest_of(cargo.coded)))
     assert end(process)[0] == 0
     assert len(side.events("session_joined")) == 1
