@@ -52,6 +52,7 @@ NAME_BYTES_MAX: Final = 512
 ACTIVE_BLOCKS_MAX: Final = 4
 TRACKED_OBJECTS_MAX: Final = 16_384
 CODES_MAX: Final = 64  # (k, m) pairs with prepared tables
+ORDERS_MAX: Final = 64  # kinds of blocks whose wire order is kept
 INVERSE_CACHE_BYTES_MAX: Final = 4 * 1024 * 1024  # inverted matrices, one byte an element
 BUFFERS_MAX: Final = 512  # block buffers: being received, or on their way to disk
 BUFFER_BYTES_MAX: Final = 7 * BLOCK_BYTES_MAX  # of all of them together

@@ -62,6 +62,10 @@ class ObjectEntry:
     coded_digest: str  # always sha256
     geometry: Geometry  # its size is the coded size
 
+    def written(self) -> tuple[bytes, int]:
+        """Return what parse_entry makes this entry of again: its bytes, and its symbol size (bytes)."""
+        return self.encode(), self.geometry.symbol_bytes
+
     def encode(self) -> bytes:
         """Return the 128 bytes of this entry."""
         name, _, hexadecimal = self.digest.partition(":")

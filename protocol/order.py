@@ -6,7 +6,7 @@ from array import array
 from functools import lru_cache
 
 from protocol.geometry import BlockShape
-from protocol.limits import CODES_MAX
+from protocol.limits import ORDERS_MAX
 
 
 class WireOrder:
@@ -48,7 +48,7 @@ class WireOrder:
         return found
 
 
-@lru_cache(CODES_MAX)
+@lru_cache(ORDERS_MAX)
 def _order(symbols: int, depth: int, k: int, m: int) -> WireOrder:
     return WireOrder(symbols, depth, k, m)
 

@@ -20,7 +20,6 @@ from protocol.decoder import Decoder
 from protocol.events import BlockAbandoned, BlockComplete, Event, ObjectAnnounced, SessionOpened
 from protocol.incoming import IncomingBlock, IncomingObject
 from protocol.limits import TRACKED_OBJECTS_MAX
-from protocol.objects import ObjectEntry
 from protocol.trust import Remembered, TrustedSenders
 from receiver.lane import SWITCH_INTERVAL_S, Lane
 from receiver.link import Link
@@ -31,7 +30,6 @@ from receiver.messages import (
     Begin,
     BlockReady,
     Counts,
-    Entry,
     Epoch,
     Forget,
     ForLane,
@@ -111,7 +109,7 @@ class LaneProcess:
                 self._objects[key] = announced
                 if len(self._objects) > TRACKED_OBJECTS_MAX:
                     self._objects.popitem(last=False)
-                self._channel.send(Announced(session=announced.session, entry=_written(announced.entry)))
+                self._channel.send(Announced(session=announced.session, entry=announced.entry.written()))
             case SessionOpened(sender, parameters):
                 self._channel.send(
                     SessionFound(
@@ -188,7 +186,7 @@ class LaneProcess:
             self._channel.send(
                 BlockReady(
                     session=block.owner.session,
-                    entry=_written(block.owner.entry),
+                    entry=block.owner.entry.written(),
                     sbn=block.shape.sbn,
                     complete=complete,
                     slot=slot,
@@ -204,10 +202,6 @@ class LaneProcess:
         """Free what the lane holds."""
         self._restorer.shutdown(cancel_futures=True)
         self._lane.link.close()
-
-
-def _written(entry: ObjectEntry) -> Entry:
-    return entry.encode(), entry.geometry.symbol_bytes
 
 
 def drive(channel: Channel[ForLane], begin: ForLane, descriptors: list[int]) -> NoReturn:

@@ -19,7 +19,6 @@ from sender.messages import (
     BlockTold,
     DropObject,
     EndSession,
-    Entry,
     Figures,
     OfLane,
     Open,
@@ -68,7 +67,7 @@ class FarLane:
                 serial=self._serial,
                 object_id=order.object_id,
                 path=str(order.path),
-                entry=_written(order.entry),
+                entry=order.entry.written(),
                 sbn=order.shape.sbn,
             )
         )
@@ -83,7 +82,7 @@ class FarLane:
         tois = [entry.toi for entry in entries]
         if tois != self._announced:
             self._announced = tois
-            self._child.say(Announce(entries=[_written(entry) for entry in entries]))
+            self._child.say(Announce(entries=[entry.written() for entry in entries]))
 
     def end_session(self, now: float) -> None:
         """Have the end of the session announced from now on."""
@@ -123,7 +122,3 @@ class FarLane:
     def close(self) -> None:
         """End the process."""
         self._child.close()
-
-
-def _written(entry: ObjectEntry) -> Entry:
-    return entry.encode(), entry.geometry.symbol_bytes
