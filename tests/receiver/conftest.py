@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from receiver.cli import main
+from runtime.keys import create_signing_key
 from tests.receiver.peers import DockerRegistry, Fault, FaultyRegistry
-from tests.receiver.site import Site
+from tests.receiver.site import Cli, Site
 
 
 @pytest.fixture
@@ -42,3 +46,27 @@ async def faulty(tmp_path: Path) -> AsyncIterator[Callable[[Fault], Awaitable[Fa
     yield start
     for made in started:
         await made.close()
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """``cli("status", "--json")`` -> (exit code, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["checkvalve-receiver", *map(str, arguments)])
+        try:
+            code: Any = main()
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def made(tmp_path: Path, cli: Cli) -> Path:
+    """A folder that init made, with a sender's key."""
+    create_signing_key(tmp_path / "sender.pem")
+    assert cli("init", tmp_path / "high", "--sender", tmp_path / "sender.pub")[0] == 0
+    return tmp_path / "high"

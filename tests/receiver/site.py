@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ from receiver.publish import publish
 from runtime.keys import create_hpke_key, create_signing_key, load_signing_key
 from runtime.settings import load_settings
 from tests.oci_layout.images import Image
+
+Cli = Callable[..., tuple[int, str, str]]  # of a command line: exit code, standard output and error
+
 
 FAST = Pace(poll=0.02, retry=0.05, retry_max=0.2, failed=0.1, failed_max=0.2)
 
