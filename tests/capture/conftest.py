@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.capture.rig import Mouth, Side
+from tests.support.waits import none_left
 
 Start = Callable[[], "subprocess.Popen[bytes]"]
 
@@ -20,17 +21,13 @@ def side(tmp_path: Path) -> Side:
 
 @pytest.fixture
 def start(side: Side) -> Iterator[Start]:
-    running: list[subprocess.Popen[bytes]] = []
+    with none_left() as running:
 
-    def begin() -> subprocess.Popen[bytes]:
-        running.append(side.start())
-        return running[-1]
+        def begin() -> subprocess.Popen[bytes]:
+            running.append(side.start())
+            return running[-1]
 
-    yield begin
-    for process in running:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+        yield begin
 
 
 @pytest.fixture

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,19 @@ def wait_for(condition: Any, within: float = 15.0) -> Any:
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.01)
     return found
+
+
+@contextmanager
+def none_left() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Give a list; whatever of it still runs when the block ends is killed, and all is reaped."""
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        yield running
+    finally:
+        for process in running:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
 
 
 def process_gone(pid: int) -> bool:

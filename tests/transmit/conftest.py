@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.support.waits import none_left
 from tests.transmit.rig import Side
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -15,14 +16,10 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Start a side's role; whatever still runs at the end of the test is killed."""
-    running: list[subprocess.Popen[bytes]] = []
+    with none_left() as running:
 
-    def begin(side: Side, **options: object) -> subprocess.Popen[bytes]:
-        running.append(side.start(**options))  # type: ignore[arg-type]
-        return running[-1]
+        def begin(side: Side, **options: object) -> subprocess.Popen[bytes]:
+            running.append(side.start(**options))  # type: ignore[arg-type]
+            return running[-1]
 
-    yield begin
-    for process in running:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+        yield begin
