@@ -136,7 +136,7 @@ class RegistryRepository:
         return Manifest(Descriptor(_media_type(reply, where), digest, len(reply.body)), reply.body)
 
     def blob(self, descriptor: Descriptor, offset: int = 0, *, verify: bool = True) -> AsyncIterator[bytes]:
-        """Yield the blob's bytes from *offset*, resumed by Range; size and (from 0) digest are verified."""
+        """Yield the blob's bytes from *offset*, resumed by Range; verified as ``store.Source`` says."""
         where = self._where("blob", check_digest(descriptor.digest))
         return download(self._connection, self.path, descriptor, offset, where, self._pull, verify=verify)
 

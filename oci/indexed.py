@@ -110,7 +110,7 @@ class IndexedSource:
         return await asyncio.to_thread(self._manifest, reference)
 
     def blob(self, descriptor: Descriptor, offset: int = 0, *, verify: bool = True) -> AsyncIterator[bytes]:
-        """Yield the blob's bytes from *offset*; size always verified, the digest when *offset* is 0."""
+        """Yield the blob's bytes from *offset*; verified as ``store.Source`` says."""
         return self._content.stream(descriptor.digest, descriptor.size, offset, verify=verify)
 
     async def exists(self, descriptor: Descriptor) -> bool:

@@ -211,7 +211,7 @@ def _protocol(report: Report, settings: ReceiverSettings, needs: Needs, mtu: int
             opened,
             rate,
             mend=checks.faster_by(aead.PACKAGE, mend(opened, rate)),
-            what=f"AES-256-GCM by {aead.NAME}, {micros:.2f} µs a datagram",
+            what=f"AES-256-GCM by {aead.CHOICE}, {micros:.2f} µs a datagram",
         )
     )
     load = rate / received + rate / opened

@@ -162,7 +162,7 @@ def _protocol(report: Report, settings: SenderSettings, needs: Needs) -> None:
             sealed,
             rate,
             mend=checks.faster_by(aead.PACKAGE, mend(sealed, rate)),
-            what=f"AES-256-GCM by {aead.NAME}, {micros:.2f} µs a datagram",
+            what=f"AES-256-GCM by {aead.CHOICE}, {micros:.2f} µs a datagram",
         )
     )
     encoded = encode_speed(needs.profile) * 8

@@ -13,7 +13,7 @@ from protocol.aead import ipsecmb
 from protocol.aead.cipher import Opener, Sealer
 from protocol.aead.openssl import OpensslOpener, OpensslSealer
 
-__all__ = ["BACKENDS", "Opener", "Sealer", "opener", "sealer"]
+__all__ = ["BACKENDS", "CHOICE", "FASTEST", "NAME", "PACKAGE", "Opener", "Sealer", "opener", "sealer"]
 
 BACKENDS: Final[dict[str, tuple[type[Sealer], type[Opener]]]] = {"openssl": (OpensslSealer, OpensslOpener)}
 
@@ -22,6 +22,7 @@ if ipsecmb.check():
 
 FASTEST: Final = next(reversed(BACKENDS))
 NAME: Final = "OpenSSL" if FASTEST == "openssl" else f"ipsec-mb {ipsecmb.library.version}"
+CHOICE: Final = NAME + (f", as {ipsecmb.library.why_not}" if ipsecmb.library.why_not else "")  # for people
 PACKAGE: Final = ipsecmb.PACKAGE if ipsecmb.library.missing else ""  # Debian's, that would make it faster here
 
 

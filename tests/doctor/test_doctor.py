@@ -135,10 +135,13 @@ def test_where_a_package_would_make_the_cipher_faster_it_is_named(
     quick: None, cli: Cli, configs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(aead, "PACKAGE", "libipsec-mb1")
+    monkeypatch.setattr(aead, "CHOICE", "OpenSSL, as this system has no libIPSec_MB.so.1")
     low, high = configs(rate="40Tbit")
     for side, config, check in ((sender, low, "seal"), (receiver, high, "open")):
         _, out, _ = cli(side, "doctor", "--json", "--config", config)
-        assert "apt-get install libipsec-mb1; or " in rows(json.loads(out))[check]["mend"]
+        row = rows(json.loads(out))[check]
+        assert "apt-get install libipsec-mb1; or " in row["mend"]
+        assert "(AES-256-GCM by OpenSSL, as this system has no libIPSec_MB.so.1, " in row["found"]
 
 
 def test_without_pyeclib_the_slow_code_is_measured_and_named(
