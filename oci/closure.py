@@ -7,6 +7,7 @@ Reads manifests from any ``store.Source`` and moves no blob. The lists come in t
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,6 +33,15 @@ class Closure:
     foreign: list[Descriptor] = field(default_factory=list)  # layers that registries need not hold
     tagged: dict[str, Descriptor] = field(default_factory=dict)  # cosign's tags and their roots
     skipped: list[str] = field(default_factory=list)  # listed referrers left out, one line each, with why
+    absent: list[str] = field(default_factory=list)  # entries of indexes that the platform filter left out
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What once referred to a root: digests in the order of ``Closure.referrers``, and cosign's tags."""
+
+    referrers: tuple[str, ...] = ()
+    tagged: tuple[tuple[str, str], ...] = ()
 
 
 def cosign_tags(digest: str) -> list[str]:
@@ -40,19 +50,28 @@ def cosign_tags(digest: str) -> list[str]:
 
 
 async def walk(
-    source: Source, root: Descriptor, *, referrers: bool = True, platforms: frozenset[str] | None = None
+    source: Source,
+    root: Descriptor,
+    *,
+    referrers: bool | Recorded = True,
+    artifact_types: Callable[[str | None], bool] | None = None,
+    platforms: frozenset[str] | None = None,
 ) -> Closure:
     """Return the closure of *root*; with *platforms*, such as ``linux/arm64``, only those entries of its indexes.
 
     ``linux/arm`` takes any variant of it. Entries without platform stay, attestations stay with what they attest.
+    *artifact_types* chooses among what the referrers API lists; cosign's tags have no type and always come along.
+    With what was Recorded of an earlier closure nobody is asked what refers to the root, and it comes out the same.
     Raises ContentMismatch, NotFound, Unsupported as the documents deserve, TooLarge beyond limits.py.
     """
     walker = _Walker(source, root, platforms)
     await walker.visit(root, 0)
     if not walker.manifests:
         raise Unsupported(f"{source.name}: {root.media_type!r} is no manifest or index; expected one as the root")
-    if referrers:
-        await walker.follow_referrers()
+    if isinstance(referrers, Recorded):
+        await walker.follow_recorded(referrers)
+    elif referrers:
+        await walker.follow_referrers(artifact_types)
     return Closure(
         root=root,
         manifests=list(walker.manifests.values()),
@@ -61,6 +80,7 @@ async def walk(
         foreign=list(walker.foreign.values()),
         tagged=walker.tagged,
         skipped=walker.skipped,
+        absent=[digest for digest in walker.absent if digest not in walker.manifests],
     )
 
 
@@ -78,6 +98,7 @@ class _Walker:
         self.referrers: list[Manifest] = []
         self.tagged: dict[str, Descriptor] = {}
         self.skipped: list[str] = []
+        self.absent: dict[str, None] = {}  # as an ordered set
 
     async def visit(self, descriptor: Descriptor, depth: int, subject: str | None = None) -> None:
         """Add a manifest after everything beneath it; NotFound if it does not refer to the *subject* demanded."""
@@ -100,31 +121,44 @@ class _Walker:
         self._open.discard(descriptor.digest)
         self.manifests[descriptor.digest] = manifest
 
-    async def follow_referrers(self) -> None:
+    async def follow_recorded(self, recorded: Recorded) -> None:
+        """Visit what was found to refer to the root before."""
+        for digest in recorded.referrers:
+            manifest = await self._source.manifest(digest)
+            await self.visit(manifest.descriptor, 0)
+            self.referrers.append(self.manifests[digest])
+        for tag, digest in recorded.tagged:
+            found = (await self._source.manifest(digest)).descriptor
+            await self.visit(found, 0)
+            self.tagged[tag] = found
+
+    async def follow_referrers(self, wanted: Callable[[str | None], bool] | None = None) -> None:
         """Look up, level by level, what refers to the manifests found so far; then cosign's tags."""
         tree = list(self.manifests)
         level = tree
         for _ in range(limits.INDEX_DEPTH_MAX):
-            level = await self._referrers_of(level)
+            level = await self._referrers_of(level, wanted)
             if not level:
                 break
         else:
-            if await self._lookup(level):
+            if await self._lookup(level, wanted):
                 raise TooLarge(
                     f"{self._source.name}: referrers of {short_digest(self._root.digest)} refer to each other "
                     f"more than {limits.INDEX_DEPTH_MAX} deep"
                 )
+        found: dict[str, Descriptor] = {}
         for start in range(0, len(tree), _LOOKUPS_AT_ONCE):
             tags = [tag for digest in tree[start : start + _LOOKUPS_AT_ONCE] for tag in cosign_tags(digest)]
-            for tag, found in zip(tags, await asyncio.gather(*map(self._resolve, tags)), strict=True):
-                if found is not None:
-                    await self.visit(found, 0)
-                    self.tagged[tag] = found
+            answers = await asyncio.gather(*map(self._resolve, tags))
+            found |= {tag: root for tag, root in zip(tags, answers, strict=True) if root is not None}
+        for tag, root in sorted(found.items()):  # as Recorded has them
+            await self.visit(root, 0)
+            self.tagged[tag] = root
 
-    async def _referrers_of(self, digests: list[str]) -> list[str]:
+    async def _referrers_of(self, digests: list[str], wanted: Callable[[str | None], bool] | None) -> list[str]:
         """Add the referrers of *digests*; return the digests of all manifests that came in with them."""
         before = set(self.manifests)
-        for subject, referrer in await self._lookup(digests):
+        for subject, referrer in await self._lookup(digests, wanted):
             if referrer.digest in self.manifests:
                 continue
             line = f"{self._source.name}: referrer {short_digest(referrer.digest)} of {short_digest(subject)}"
@@ -140,13 +174,19 @@ class _Walker:
             self.referrers.append(self.manifests[referrer.digest])
         return [digest for digest in self.manifests if digest not in before]
 
-    async def _lookup(self, digests: list[str]) -> list[tuple[str, Descriptor]]:
+    async def _lookup(
+        self, digests: list[str], wanted: Callable[[str | None], bool] | None
+    ) -> list[tuple[str, Descriptor]]:
         found: list[tuple[str, Descriptor]] = []
         for start in range(0, len(digests), _LOOKUPS_AT_ONCE):
             part = digests[start : start + _LOOKUPS_AT_ONCE]
             for subject, listed in zip(part, await asyncio.gather(*map(self._source.referrers, part)), strict=True):
                 self._count(len(listed))
-                found += [(subject, referrer) for referrer in listed if referrer.digest not in self.manifests]
+                found += [
+                    (subject, referrer)
+                    for referrer in listed
+                    if referrer.digest not in self.manifests and (wanted is None or wanted(referrer.artifact_type))
+                ]
         return found
 
     async def _resolve(self, tag: str) -> Descriptor | None:
@@ -195,6 +235,7 @@ class _Walker:
             raise NotFound(
                 f"{where}: nothing for {', '.join(sorted(self._platforms))}; the index has {', '.join(offered)}"
             )
+        self.absent.update(dict.fromkeys(entry.digest for entry in entries if entry not in chosen))
         return chosen
 
     def _count(self, entries: int) -> None:

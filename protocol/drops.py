@@ -49,5 +49,6 @@ class Drop(Enum):
     # A release
     BAD_RELEASE = "bad_release"
     RELEASE_UNTRUSTED = "release_untrusted"
+    RELEASE_UNAPPROVED = "release_unapproved"  # fewer approvers signed it than the receiver asks for
     RELEASE_ROLLED_BACK = "release_rolled_back"  # a lower sequence than one accepted before
     RELEASE_CONFLICT = "release_conflict"  # same sequence, other content; or a broken chain

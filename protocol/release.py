@@ -17,12 +17,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from protocol.beacon import COLLECTION_NAME
 from protocol.drops import Drop
@@ -37,11 +37,12 @@ from protocol.limits import (
     RELEASE_SIGNATURES_MAX,
 )
 from protocol.reader import Reader
-from protocol.trust import ReleaseMark, TrustedSenders, key_id
+from protocol.trust import ReleaseMark, RequiredApprovals, TrustedSenders, key_id
 
 MAGIC: Final = b"CVR1"
 PAYLOAD_TYPE: Final = "checkvalve-release"
 PAYLOAD_VERSION: Final = 1
+ANY_COLLECTION: Final = "*"
 _CONTEXT: Final = b"checkvalve release v1\0"
 _PREVIOUS: Final = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _CREATED: Final = re.compile(
@@ -76,6 +77,7 @@ class ReleaseImage:
     closure: tuple[Content, ...]  # manifests and blobs beneath the root; the root itself is not repeated
     referrers: tuple[Content, ...] = ()  # roots of referrers; what is beneath them is in the closure
     extra_tags: tuple[tuple[str, str], ...] = ()  # (tag, digest in closure or referrers), cosign's sha256-<hex>.sig
+    absent: tuple[str, ...] = ()  # digests that its indexes name and that do not travel: other platforms
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def payload_of(release: Release) -> bytes:
 
 
 def images_document(images: Iterable[ReleaseImage]) -> list[dict[str, Any]]:
-    """Return the ``images`` array of a payload, ready for JSON."""
+    """Return the ``images`` array of a payload, ready for JSON; ``absent`` only where something is."""
     return [
         {
             "name": image.name,
@@ -121,6 +123,7 @@ def images_document(images: Iterable[ReleaseImage]) -> list[dict[str, Any]]:
             "closure": [_content_document(content) for content in image.closure],
             "referrers": [_content_document(content) for content in image.referrers],
             "extraTags": [list(pair) for pair in image.extra_tags],
+            **({"absent": list(image.absent)} if image.absent else {}),
         }
         for image in images
     ]
@@ -134,7 +137,8 @@ def parse_images(document: list[dict[str, Any]]) -> tuple[ReleaseImage, ...]:
     if len(_list(document)) > RELEASE_IMAGES_MAX:
         raise ValueError(f"{len(document)} images")
     images = tuple(_image(image) for image in document)
-    if sum(len(image.closure) + len(image.referrers) for image in images) > RELEASE_DESCRIPTORS_MAX:
+    named = sum(len(image.closure) + len(image.referrers) + len(image.absent) for image in images)
+    if named > RELEASE_DESCRIPTORS_MAX:
         raise ValueError("too many descriptors")
     _check_tags(images)
     _check_sizes(images)
@@ -146,15 +150,38 @@ def payload_digest(payload: bytes) -> str:
     return "sha256:" + hashlib.sha256(payload).hexdigest()
 
 
-def seal_release(payload: bytes, *signers: Ed25519PrivateKey) -> bytes:
-    """Return the envelope with one Ed25519 signature by each signer."""
-    if not 1 <= len(signers) <= RELEASE_SIGNATURES_MAX:
-        raise ProtocolMisuse(f"{len(signers)} signers")
-    if len(payload) + 10 + len(signers) * 98 > CONTROL_OBJECT_BYTES_MAX:
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One Ed25519 signature of a payload: the id of the key, and 64 bytes."""
+
+    key: bytes
+    value: bytes
+
+
+def sign_payload(payload: bytes, signer: Ed25519PrivateKey) -> Signature:
+    """Return *signer*'s signature of *payload*, as an envelope carries it."""
+    return Signature(key_id(signer.public_key()), signer.sign(_CONTEXT + payload))
+
+
+def has_signed(public: Ed25519PublicKey, payload: bytes, signature: bytes) -> bool:
+    """Whether *signature* is that of *public* for *payload*."""
+    try:
+        public.verify(signature, _CONTEXT + payload)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def seal_release(payload: bytes, *signers: Ed25519PrivateKey, approvals: Iterable[Signature] = ()) -> bytes:
+    """Return the envelope with one Ed25519 signature by each signer, and those that approvers made elsewhere."""
+    signatures = [*(sign_payload(payload, signer) for signer in signers), *approvals]
+    if not 1 <= len(signatures) <= RELEASE_SIGNATURES_MAX:
+        raise ProtocolMisuse(f"{len(signatures)} signatures")
+    if len(payload) + 10 + len(signatures) * 98 > CONTROL_OBJECT_BYTES_MAX:
         raise ProtocolMisuse(f"release of {len(payload)} bytes")
-    parts = [MAGIC, len(payload).to_bytes(4, "little"), payload, len(signers).to_bytes(2, "little")]
-    for signer in signers:
-        parts += [b"\x01\x00", key_id(signer.public_key()), signer.sign(_CONTEXT + payload)]
+    parts = [MAGIC, len(payload).to_bytes(4, "little"), payload, len(signatures).to_bytes(2, "little")]
+    for signature in signatures:
+        parts += [b"\x01\x00", signature.key, signature.value]
     return b"".join(parts)
 
 
@@ -165,10 +192,16 @@ class SignedRelease:
     release: Release
     digest: str
     signers: tuple[bytes, ...]  # key ids of the trusted keys that signed
+    approvers: tuple[bytes, ...] = ()  # likewise of approvers
 
 
-def open_release(envelope: bytes, trusted: TrustedSenders) -> SignedRelease:
-    """Verify, then parse; WireError RELEASE_UNTRUSTED or BAD_RELEASE otherwise."""
+def open_release(
+    envelope: bytes, trusted: TrustedSenders, approvals: Mapping[str, RequiredApprovals] | None = None
+) -> SignedRelease:
+    """Verify, then parse; WireError RELEASE_UNTRUSTED, BAD_RELEASE or RELEASE_UNAPPROVED otherwise.
+
+    *approvals*: what a release of a collection, by its name or ``*``, needs besides a sender's signature.
+    """
     if len(envelope) > CONTROL_OBJECT_BYTES_MAX:
         raise WireError(Drop.BAD_RELEASE, f"{len(envelope)} bytes")
     reader = Reader(envelope, Drop.BAD_RELEASE)
@@ -177,24 +210,44 @@ def open_release(envelope: bytes, trusted: TrustedSenders) -> SignedRelease:
     count = reader.uint(2)
     if not 1 <= count <= RELEASE_SIGNATURES_MAX:
         raise WireError(Drop.BAD_RELEASE, f"{count} signatures")
-    signers = []
+    signatures: dict[bytes, bytes] = {}
     for _ in range(count):
         reader.expect(b"\x01\x00")
         signer, signature = reader.take(32), reader.take(64)
-        if signer in signers:
+        if signer in signatures:
             raise WireError(Drop.BAD_RELEASE, f"{signer.hex()} signed twice")
-        public = trusted.keys.get(signer)
-        if public is None:
-            continue
-        try:
-            public.verify(signature, _CONTEXT + payload)
-        except InvalidSignature:
-            raise WireError(Drop.RELEASE_UNTRUSTED, f"wrong signature of {signer.hex()}") from None
-        signers.append(signer)
+        signatures[signer] = signature
     reader.end()
+    signers = _verified(payload, signatures, trusted.keys, Drop.RELEASE_UNTRUSTED)
     if not signers:
         raise WireError(Drop.RELEASE_UNTRUSTED, "signed by no trusted key")
-    return SignedRelease(_parse_payload(payload), payload_digest(payload), tuple(signers))
+    release = _parse_payload(payload)
+    approvals = approvals or {}
+    required = approvals.get(release.collection, approvals.get(ANY_COLLECTION))
+    approvers: tuple[bytes, ...] = ()
+    if required is not None:
+        approvers = _verified(payload, signatures, required.keys, Drop.RELEASE_UNAPPROVED)
+        if len(approvers) < required.threshold:
+            raise WireError(
+                Drop.RELEASE_UNAPPROVED,
+                f"{release.collection} {release.sequence}: approved by {len(approvers)} of {required.threshold}",
+            )
+    return SignedRelease(release, payload_digest(payload), signers, approvers)
+
+
+def _verified(
+    payload: bytes, signatures: Mapping[bytes, bytes], keys: Mapping[bytes, Ed25519PublicKey], drop: Drop
+) -> tuple[bytes, ...]:
+    """Return the ids of those *keys* that signed; WireError *drop* for a wrong signature under the id of one."""
+    found = []
+    for signer, signature in signatures.items():
+        public = keys.get(signer)
+        if public is None:
+            continue
+        if not has_signed(public, payload, signature):
+            raise WireError(drop, f"wrong signature of {signer.hex()}")
+        found.append(signer)
+    return tuple(found)
 
 
 def check_order(new: SignedRelease, mark: ReleaseMark | None) -> bool:
@@ -272,10 +325,13 @@ def _image(document: dict[str, Any]) -> ReleaseImage:
         extra_tags=tuple(
             (_match(_TAG, tag), _match(_DIGEST, digest)) for tag, digest in map(_list, _list(document["extraTags"]))
         ),
+        absent=tuple(_match(_DIGEST, digest) for digest in _list(document.get("absent", []))),
     )
     known = {content.digest for content in (image.root, *image.closure, *image.referrers)}
     if not all(digest in known for _, digest in image.extra_tags):
         raise ValueError(f"{image.name}: an extra tag names content outside the image")
+    if not known.isdisjoint(image.absent):
+        raise ValueError(f"{image.name}: content is listed and absent")
     return image
 
 

@@ -32,6 +32,19 @@ class TrustedSenders:
         return TrustedSenders({key_id(public): public for public in publics})
 
 
+@dataclass(frozen=True)
+class RequiredApprovals:
+    """Whose signatures a release needs besides the sender's: *threshold* of these keys."""
+
+    keys: dict[bytes, Ed25519PublicKey]
+    threshold: int
+
+    @staticmethod
+    def of(threshold: int, *publics: Ed25519PublicKey) -> RequiredApprovals:
+        """Return the requirement that *threshold* of these keys sign."""
+        return RequiredApprovals({key_id(public): public for public in publics}, threshold)
+
+
 @dataclass(frozen=True, slots=True)
 class ReleaseMark:
     """The newest release accepted of one collection."""

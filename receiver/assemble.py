@@ -36,11 +36,11 @@ from protocol.geometry import BlockShape
 from protocol.incoming import IncomingObject
 from protocol.objects import Kind, ObjectEntry
 from protocol.ranges import RangeSet
-from protocol.trust import TrustedSenders
 from receiver.digests import RunningDigests
 from receiver.intake import Accepted, Intake, Interrupted
 from receiver.journal import ReceiverJournal
 from receiver.partials import entry_of, partial_of, recover
+from receiver.senders import Trust
 from runtime.durable import sync_folder
 from runtime.threads import name_thread
 
@@ -135,7 +135,7 @@ class Assembler:
     spool: BlobStore
     partial: Path
     journal_path: Path
-    trusted: TrustedSenders
+    trust: Trust
     space: int
     results: deque[Result] = field(default_factory=deque)
 
@@ -388,7 +388,7 @@ class Assembler:
         writers = ThreadPoolExecutor(WRITERS, "keep", name_thread, ("keep",))
         try:
             intake = Intake(
-                self.spool, journal, self.trusted, writers, now=time.time, interrupted=self._stopping.is_set
+                self.spool, journal, self.trust, writers, now=time.time, interrupted=self._stopping.is_set
             )
             while (item := self._whole.get()) is not None:
                 owner, coded = item

@@ -44,6 +44,7 @@ from receiver.lane import NAP_S, SWITCH_INTERVAL_S, Figures, Lane
 from receiver.ledger import Ledger
 from receiver.link import Link
 from receiver.messages import Begin
+from receiver.senders import Trust, trust
 from receiver.wanted import Wanted
 from runtime import keys, logs, notify
 from runtime.errors import UserError
@@ -69,18 +70,16 @@ def main(settings: ReceiverSettings, once: bool = False) -> int:
     name_thread("capture")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     private = keys.load_hpke_key(settings.hpke_key, created_by=ReceiverSettings.created_by)
-    trusted = TrustedSenders.of(
-        *(keys.load_signing_public(path, created_by="checkvalve-sender init") for path in settings.senders)
-    )
+    trusted = trust(settings)
     journal = ReceiverJournal(settings.journal)
     link = Link(settings.listen.on, settings.listen.receive_buffer, gro=settings.listen.gro)
     remembered = Remembered(epochs=journal.epochs())
     lanes = settings.listen.lanes
-    decoder = Decoder(trusted, private, remembered, lane=0 if lanes > 1 else None)
+    decoder = Decoder(trusted.senders, private, remembered, lane=0 if lanes > 1 else None)
     capture = _Capture(settings, journal, Lane(link, decoder), trusted, remembered)
     with StopFlag() as stop:
         try:
-            begins = [_begin(number, settings, private, trusted, remembered) for number in range(1, lanes)]
+            begins = [_begin(number, settings, private, trusted.senders, remembered) for number in range(1, lanes)]
             capture.start_lanes(begins, stop)
             host, port = link.address
             log.info(
@@ -89,7 +88,7 @@ def main(settings: ReceiverSettings, once: bool = False) -> int:
                 receive_buffer=link.receive_buffer,
                 gro=link.gro,
                 path=link.path,
-                senders=len(trusted.keys),
+                senders=len(trusted.senders.keys),
                 lanes=lanes,
             )
             notify.ready()
@@ -126,7 +125,7 @@ class _Capture:
         settings: ReceiverSettings,
         journal: ReceiverJournal,
         lane: Lane,
-        trusted: TrustedSenders,
+        trusted: Trust,
         remembered: Remembered,
     ) -> None:
         self._settings = settings

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from oci.errors import OciError
 from receiver.config import ReceiverSettings
-from receiver.senders import trusted_senders
+from receiver.senders import trust
 from receiver.target import check_target
 from runtime.errors import UserError, print_error
 from runtime.keys import fingerprint, load_hpke_key, load_signing_public
@@ -38,7 +38,7 @@ def _own_key(settings: ReceiverSettings) -> str:
 
 
 def _senders(settings: ReceiverSettings) -> str:
-    trusted_senders(settings)
+    trust(settings)
     prints = ", ".join(fingerprint(load_signing_public(path)) for path in settings.senders)
     return f"trusted senders: {prints}"
 

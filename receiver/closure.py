@@ -2,6 +2,7 @@
 
 A release lists the closure of each image. That list says when to look; what is needed say the manifests beneath the
 signed root. So a list that is too short can delay an image, or fail it with a reason, but never publish half of one.
+What a signed release declares absent (other platforms) is the one exception: the index then travels sparse.
 Reads the spool only; knows no journal and no target.
 """
 
@@ -68,7 +69,7 @@ def plan(blobs: BlobStore, image: ReleaseImage) -> Plan:
     IncompleteImage if the manifests need more than is here; ContentMismatch, TooLarge or Unsupported if a document
     deserves it. Foreign layers may be absent: registries need not hold them (image-spec: non-distributable layers).
     """
-    walk = _Walk(blobs)
+    walk = _Walk(blobs, frozenset(image.absent))
     contents = listed(image)
     walk.visit(_descriptor(image.root), None, 0)
     extra = [(tag, _descriptor(contents[digest])) for tag, digest in image.extra_tags]
@@ -95,6 +96,7 @@ def plan(blobs: BlobStore, image: ReleaseImage) -> Plan:
 @dataclass
 class _Walk:
     spool: BlobStore
+    absent: frozenset[str] = frozenset()  # entries of indexes that the sender left out, and says so
     manifests: dict[str, Descriptor] = field(default_factory=dict)  # insertion order is push order
     blobs: dict[str, Descriptor] = field(default_factory=dict)
     subjects: dict[str, str] = field(default_factory=dict)  # manifest -> what it refers to
@@ -114,6 +116,8 @@ class _Walk:
         raw = self.spool.read(descriptor.digest, limits.MANIFEST_BYTES_MAX)
         parts = children(Manifest(descriptor, raw))
         for child in parts.manifests:
+            if child.digest in self.absent:
+                continue
             self.visit(child, descriptor.digest, depth + 1)
         for blob in [*([parts.config] if parts.config is not None else []), *parts.layers]:
             self._bound(where)

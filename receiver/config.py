@@ -16,6 +16,11 @@ _PREFIX = spelt(
     "not the beginning of a repository name; give lower-case letters and digits, joined by single . _ - or /",
 )
 
+_COLLECTION = spelt(
+    r"\*|[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?",
+    "not a name; give 1 to 64 of a-z 0-9 . _ - that begin and end with a letter or digit, or '*' for all others",
+)
+
 
 class Listen(Section):
     """The diode's end."""
@@ -72,6 +77,19 @@ class Publish(Section):
         return self
 
 
+class Approvals(Section):
+    """Whose signatures the releases of a collection need besides the sender's."""
+
+    approvers: Annotated[list[ConfigPath], Field(min_length=1, max_length=15)]  # Ed25519 public keys
+    threshold: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _enough(self) -> Approvals:
+        if self.threshold > len(self.approvers):
+            raise ValueError(f"threshold is {self.threshold}; there are {len(self.approvers)} approvers")
+        return self
+
+
 class Logs(Section):
     """What is written to standard error."""
 
@@ -88,6 +106,7 @@ class ReceiverSettings(Settings):
     state: ConfigPath
     hpke_key: ConfigPath
     senders: Annotated[list[ConfigPath], Field(min_length=1)]
+    approvals: dict[Annotated[str, _COLLECTION], Approvals] = Field(default_factory=dict)  # "*": all others
     listen: Listen
     publish: Publish
     limits: Limits = Limits()

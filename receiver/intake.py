@@ -23,10 +23,11 @@ from protocol.coding import decompress
 from protocol.drops import Drop
 from protocol.errors import WireError
 from protocol.objects import Coding, Kind, ObjectEntry
-from protocol.release import SignedRelease, check_order, open_release
-from protocol.trust import ReleaseMark, TrustedSenders
+from protocol.release import SignedRelease, check_order
+from protocol.trust import ReleaseMark
 from receiver.digests import Head
 from receiver.journal import ReceiverJournal
+from receiver.senders import Trust
 
 _READ_BYTES: Final = 1024 * 1024
 MEMBERS_AT_ONCE: Final = 64
@@ -59,7 +60,7 @@ class Intake:
         self,
         spool: BlobStore,
         journal: ReceiverJournal,
-        trusted: TrustedSenders,
+        trust: Trust,
         writers: Executor,
         *,
         now: Callable[[], float],
@@ -69,7 +70,7 @@ class Intake:
         self._interrupted = interrupted
         self._spool = spool
         self._journal = journal
-        self._trusted = trusted
+        self._trust = trust
         self._now = now
         self._marks = {row.collection: ReleaseMark(row.sequence, row.digest) for row in journal.newest_releases()}
 
@@ -132,7 +133,7 @@ class Intake:
         return Accepted(entry, new)
 
     def _release(self, entry: ObjectEntry, content: bytes) -> Accepted:
-        signed = open_release(content, self._trusted)
+        signed = self._trust.open(content)
         release = signed.release
         if check_order(signed, self._marks.get(release.collection)):
             self._journal.save_release(release.collection, release.sequence, signed.digest, content, self._now())

@@ -21,14 +21,13 @@ from oci.blobs import BlobStore
 from oci.descriptor import DIGEST_HEX_LENGTH
 from oci.errors import OciError
 from protocol.errors import WireError
-from protocol.release import Release, ReleaseImage, open_release
-from protocol.trust import TrustedSenders
+from protocol.release import Release, ReleaseImage
 from receiver.config import ReceiverSettings
 from receiver.image_job import ImageJob, Pace, Workshop
 from receiver.journal import ReceiverJournal, ReleaseRow
 from receiver.mapping import target_repository
 from receiver.push import Pusher
-from receiver.senders import trusted_senders
+from receiver.senders import Trust, trust
 from receiver.target import PublishTarget, open_target
 from runtime import logs, notify
 from runtime.errors import UserError
@@ -71,12 +70,12 @@ class Publisher:
     def __init__(
         self,
         settings: ReceiverSettings,
-        trusted: TrustedSenders,
+        trust: Trust,
         journal: ReceiverJournal,
         target: PublishTarget,
         pace: Pace,
     ) -> None:
-        self._trusted = trusted
+        self._trust = trust
         self._journal = journal
         self._target = target
         self._spool = BlobStore(settings.spool)
@@ -147,7 +146,7 @@ class Publisher:
         if row is None:
             return
         try:
-            signed = await asyncio.to_thread(open_release, row.envelope, self._trusted)
+            signed = await asyncio.to_thread(self._trust.open, row.envelope)
         except WireError as error:
             log.error("release_not_published", collection=collection, sequence=row.sequence, error=str(error))
             self._rejected[collection] = mark
@@ -288,7 +287,7 @@ async def publish(
     UserError for settings that cannot work; *since* (Unix s) is when the run began, now if not given.
     """
     started = time.time() if since is None else since
-    trusted = trusted_senders(settings)
+    trusted = trust(settings)
     stop, caught = asyncio.Event(), []
     loop = asyncio.get_running_loop()
 

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import structlog
 
-from protocol.trust import TrustedSenders
 from receiver.config import ReceiverSettings
 from receiver.journal import ReceiverJournal
 from receiver.link import Link
-from receiver.senders import trusted_senders
+from receiver.senders import Trust, trust
 from receiver.survey import CollectionView, ImageView, Survey
 from runtime import logs
 from runtime.errors import print_error
@@ -39,7 +38,7 @@ def run(settings: ReceiverSettings, config: Path, *, once: bool) -> int:
     logs.configure(settings.logs.format, settings.logs.level)
     # One line now, not a crash of a child again and again: the keys, then the address.
     load_hpke_key(settings.hpke_key, created_by=settings.created_by)
-    trusted = trusted_senders(settings)
+    trusted = trust(settings)
     Link(settings.listen.on, settings.listen.receive_buffer, gro="off").close()
     started = time.time()
     ReceiverJournal(settings.journal).close()
@@ -49,9 +48,7 @@ def run(settings: ReceiverSettings, config: Path, *, once: bool) -> int:
     return code
 
 
-async def _run(
-    settings: ReceiverSettings, config: Path, trusted: TrustedSenders, started: float, *, once: bool
-) -> int:
+async def _run(settings: ReceiverSettings, config: Path, trusted: Trust, started: float, *, once: bool) -> int:
     relay: Relay | None = _to_stderr if is_tty() else None
     roles = [
         Role("capture", _argv("capture", config), restart=True, env=_environment(settings)),
@@ -86,7 +83,7 @@ def _to_stderr(role: str, line: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _bars(settings: ReceiverSettings, trusted: TrustedSenders, started: float) -> AsyncIterator[None]:
+async def _bars(settings: ReceiverSettings, trusted: Trust, started: float) -> AsyncIterator[None]:
     """Show what arrives, image by image, while the body runs; nothing where there is no terminal."""
     if not is_tty():
         yield
@@ -108,9 +105,7 @@ async def _bars(settings: ReceiverSettings, trusted: TrustedSenders, started: fl
 
 
 @contextlib.asynccontextmanager
-async def _waiting(
-    settings: ReceiverSettings, trusted: TrustedSenders, started: float, *, once: bool
-) -> AsyncIterator[None]:
+async def _waiting(settings: ReceiverSettings, trusted: Trust, started: float, *, once: bool) -> AsyncIterator[None]:
     """While the body of a ``once`` run lasts, say what it waits for when no sender goes on sending."""
     if not once:
         yield
@@ -193,7 +188,7 @@ class _Drawing:
         )
 
 
-def _summarise(settings: ReceiverSettings, trusted: TrustedSenders, started: float, code: int) -> None:
+def _summarise(settings: ReceiverSettings, trusted: Trust, started: float, code: int) -> None:
     """One line for each collection heard of to stdout; what failed to stderr."""
     journal = ReceiverJournal(settings.journal, read_only=True)
     try:

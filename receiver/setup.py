@@ -42,6 +42,9 @@ publish:                           # to a registry or into an OCI image layout, 
   # prefix: internal               # before the source's name: internal/docker.io/library/nginx; '' for none
   # parallel: 4                    # images, and blobs, pushed at once
 
+# approvals: {{}}                    # whose signatures releases need besides; "*" is every collection not named:
+#                                  # {{"*": {{approvers: [keys/alice.pub, keys/bob.pub], threshold: 2}}}}
+
 # limits:
 #   object_size: 64GiB             # the largest object accepted
 #   partial_space: 200GiB          # room for objects that have arrived in part

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from receiver.config import ReceiverSettings
 from receiver.journal import ReceiverJournal
-from receiver.senders import trusted_senders
+from receiver.senders import trust
 from receiver.survey import CollectionView, ImageView, PartialObject, Survey
 from runtime.terminal import human_bytes, human_duration, human_rate, print_json, table
 
@@ -24,7 +24,7 @@ def status(settings: ReceiverSettings, *, as_json: bool) -> int:
     now = time.time()
     journal = ReceiverJournal(settings.journal, read_only=True)
     try:
-        survey = Survey(journal, settings.spool, trusted_senders(settings))
+        survey = Survey(journal, settings.spool, trust(settings))
         collections, partials = survey.collections(), survey.partials()
         link = _link(settings, journal, now)
         publishing = _publishing(journal, now)
@@ -52,7 +52,7 @@ def missing(settings: ReceiverSettings, *, as_json: bool) -> int:
     """Print every content of the newest releases that is not here; return 1 if there is any or no release, else 0."""
     journal = ReceiverJournal(settings.journal, read_only=True)
     try:
-        survey = Survey(journal, settings.spool, trusted_senders(settings))
+        survey = Survey(journal, settings.spool, trust(settings))
         collections = survey.collections()
         found = _missing(collections, {item.digest: item for item in survey.partials()})
     finally:

@@ -13,10 +13,10 @@ from oci.blobs import BlobStore
 from protocol.errors import WireError
 from protocol.objects import Kind
 from protocol.ranges import RangeSet
-from protocol.release import Content, Release, open_release
-from protocol.trust import TrustedSenders
+from protocol.release import Content, Release
 from receiver.closure import listed
 from receiver.journal import ReceiverJournal, ReleaseRow
+from receiver.senders import Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +98,10 @@ class CollectionView:
 class Survey:
     """Looks at one receiver's state; releases once opened are remembered."""
 
-    def __init__(self, journal: ReceiverJournal, spool: Path, trusted: TrustedSenders) -> None:
+    def __init__(self, journal: ReceiverJournal, spool: Path, trust: Trust) -> None:
         self._journal = journal
         self._spool = BlobStore(spool)
-        self._trusted = trusted
+        self._trust = trust
         self._opened: dict[str, tuple[str, Release | None, str | None]] = {}
 
     def partials(self) -> list[PartialObject]:
@@ -186,7 +186,7 @@ class Survey:
         known = self._opened.get(row.collection)
         if known is None or known[0] != row.digest:
             try:
-                known = (row.digest, open_release(row.envelope, self._trusted).release, None)
+                known = (row.digest, self._trust.open(row.envelope).release, None)
             except WireError as error:
                 known = (row.digest, None, str(error))
             self._opened[row.collection] = known

@@ -12,7 +12,7 @@ import socket
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, GetCoreSchemaHandler
+from pydantic import BeforeValidator, GetCoreSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema, core_schema
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
@@ -144,13 +144,14 @@ class HostPort:
         )
 
 
-Rate = Annotated[int, BeforeValidator(parse_rate)]
+_WITH_UNIT = WithJsonSchema({"type": ["number", "string"]})
+Rate = Annotated[int, BeforeValidator(parse_rate), _WITH_UNIT]
 """Bits per second."""
-Size = Annotated[int, BeforeValidator(parse_size)]
+Size = Annotated[int, BeforeValidator(parse_size), _WITH_UNIT]
 """Bytes."""
-Duration = Annotated[float, BeforeValidator(parse_duration)]
+Duration = Annotated[float, BeforeValidator(parse_duration), _WITH_UNIT]
 """Seconds."""
-Ratio = Annotated[float, BeforeValidator(parse_ratio)]
+Ratio = Annotated[float, BeforeValidator(parse_ratio), _WITH_UNIT]
 """A share; 1.0 is the whole."""
 
 

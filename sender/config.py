@@ -15,7 +15,7 @@ from runtime.settings import ConfigPath, Duration, HostPort, Rate, Ratio, Sectio
 BURST_MIN: Final = 128_000  # bytes
 BURST_S: Final = 0.004
 
-_COLLECTION = spelt(
+COLLECTION: Final = spelt(
     r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?",
     "not a name; give 1 to 64 of a-z 0-9 . _ - that begin and end with a letter or digit",
 )
@@ -92,7 +92,9 @@ class Fetch(Section):
 
     docker_config: ConfigPath | None = None
     registries: dict[str, RegistryAccess] = Field(default_factory=dict)
-    parallel: Annotated[int, Field(ge=1, le=64)] = 4
+    parallel: Annotated[int, Field(ge=1, le=64)] = 4  # images and blobs of one registry at once
+    parallel_total: Annotated[int, Field(ge=1, le=256)] = 16  # blobs of all registries
+    settle: Duration = 30.0  # at most so long what is ready waits for the rest before it is proposed
     referrers: bool = True
     foreign_layers: Literal["leave", "fetch"] = "leave"
     interval: Duration = 300.0
@@ -105,6 +107,24 @@ class Fetch(Section):
             return {check_registry(host): access for host, access in registries.items()}
         except ReferenceError_ as error:
             raise ValueError(str(error)) from None
+
+
+class Collection(Section):
+    """How the desired state of one collection becomes a release."""
+
+    approval: Literal["auto", "manual"] = "auto"
+    approvers: list[ConfigPath] = Field(default_factory=list)  # Ed25519 public keys
+    threshold: Annotated[int, Field(ge=1, le=15)] = 1  # how many of them have to sign
+
+    @model_validator(mode="after")
+    def _who(self) -> Collection:
+        if self.approvers and self.approval != "manual":
+            raise ValueError("approvers need approval: manual")
+        if self.approvers and self.threshold > len(self.approvers):
+            raise ValueError(f"threshold is {self.threshold}; there are {len(self.approvers)} approvers")
+        if not self.approvers and "threshold" in self.model_fields_set:
+            raise ValueError("threshold needs approvers")
+        return self
 
 
 class Logs(Section):
@@ -124,11 +144,18 @@ class SenderSettings(Settings):
     images: ConfigPath
     signing_key: ConfigPath
     receivers: Annotated[list[ConfigPath], Field(min_length=1)]
-    collection: Annotated[str, _COLLECTION] = "default"
+    collection: Annotated[str, COLLECTION] = "default"
+    collections: dict[Annotated[str, COLLECTION], Collection] = Field(default_factory=dict)
+    lock: ConfigPath | None = None
     link: Link
     repeats: Repeats = Repeats()
     fetch: Fetch = Fetch()
     logs: Logs = Logs()
+
+    @property
+    def lock_file(self) -> Path:
+        """The lock: as configured, or images.lock beside images.yaml."""
+        return self.lock or self.images.with_suffix(".lock")
 
     @property
     def spool(self) -> Path:

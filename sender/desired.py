@@ -1,28 +1,19 @@
 """The desired state that fetch proposes: from closures to the images of a release, in one canonical order.
 
-Pure functions over what was fetched and what was proposed before. A tag that is pinned but not fetched yet stays
+Pure functions over what was fetched and what was proposed before. A tag that is wanted but not fetched yet stays
 where it was, so that a failing upstream never takes an image away from the other side.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from oci.closure import Closure
 from oci.descriptor import Descriptor
 from protocol.release import Content, ReleaseImage, images_document, parse_images
-from sender.images import PinnedImage
-
-Slot = tuple[str, str]
-"""What a pin decides: (name, tag), or (name, "@digest") for one without a tag."""
-
-
-def slot_of(image: PinnedImage) -> Slot:
-    """Return what *image* decides."""
-    reference = image.reference
-    return (reference.name, reference.tag if reference.tag is not None else f"@{reference.digest}")
+from sender.images import Slot
 
 
 def release_image(name: str, closure: Closure, *, foreign: bool) -> ReleaseImage:
@@ -44,6 +35,7 @@ def release_image(name: str, closure: Closure, *, foreign: bool) -> ReleaseImage
         closure=tuple(beneath.values()),
         referrers=tuple(_content(manifest.descriptor) for manifest in closure.referrers),
         extra_tags=tuple(sorted((tag, root.digest) for tag, root in closure.tagged.items())),
+        absent=tuple(closure.absent),
     )
     return read_image(write_image(image))
 
@@ -66,36 +58,44 @@ def read_image(document: dict[str, object]) -> ReleaseImage:
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
-def desired_state(
-    ready: Sequence[tuple[PinnedImage, ReleaseImage]],
-    unsettled: Iterable[PinnedImage],
-    before: str | None,
-    *,
-    keep_unnamed: bool = False,
-) -> str:
-    """Return the proposal: *ready*, and for *unsettled* pins what *before*, the last proposal, has in their place.
+def slots_of(image: ReleaseImage, collection: str) -> list[Slot]:
+    """Return what *image* decides in *collection*."""
+    tags = image.tags or (f"@{image.root.digest}",)
+    return [(collection, image.name, tag) for tag in tags]
 
-    With *keep_unnamed* (images.yaml has faults, so it may lack an entry by mistake) all of *before* stays that no
-    ready pin replaces. The text is canonical: equal states give equal texts.
+
+def desired_state(
+    ready: Iterable[tuple[Slot, ReleaseImage]],
+    before: str | None,
+    keeps: Callable[[Slot], bool] = lambda slot: False,
+    collection: str = "default",
+) -> str:
+    """Return the proposal: *ready*, and for the slots that *keeps* names what *before*, the last one, has there.
+
+    The images of *ready* have no tags yet. The text is canonical: equal states give equal texts.
     """
     tags: dict[ReleaseImage, set[str]] = {}
-    for pin, image in ready:
-        tags.setdefault(image, set()).update({pin.reference.tag} if pin.reference.tag is not None else set())
-    claimed = {slot_of(pin) for pin, _ in ready}
-    wanted = {slot_of(pin) for pin in unsettled}
-    for old in _read(before):
-        kept = [
-            slot
-            for slot in ([(old.name, tag) for tag in old.tags] or [(old.name, f"@{old.root.digest}")])
-            if slot not in claimed and (keep_unnamed or slot in wanted)
-        ]
+    claimed = set()
+    for slot, image in ready:
+        claimed.add(slot)
+        tags.setdefault(image, set()).update(_tags_in([slot]))
+    for old in read_state(before):
+        kept = [slot for slot in slots_of(old, collection) if slot not in claimed and keeps(slot)]
         if kept:
-            names = {tag for _, tag in kept if not tag.startswith("@")}
-            tags.setdefault(replace(old, tags=()), set()).update(names)
+            tags.setdefault(replace(old, tags=()), set()).update(_tags_in(kept))
     images = [replace(image, tags=tuple(sorted(names))) for image, names in tags.items()]
     images.sort(key=lambda image: (image.name, image.tags, image.root.digest))
     document = images_document(_without_contradictions(images))
     return json.dumps(document, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
+
+
+def read_state(document: str | None) -> tuple[ReleaseImage, ...]:
+    """Return the images of a proposal; none of none."""
+    return parse_images(json.loads(document)) if document is not None else ()
+
+
+def _tags_in(slots: Iterable[Slot]) -> Iterator[str]:
+    return (tag for _, _, tag in slots if not tag.startswith("@"))
 
 
 def _without_contradictions(images: list[ReleaseImage]) -> list[ReleaseImage]:
@@ -110,10 +110,6 @@ def _without_contradictions(images: list[ReleaseImage]) -> list[ReleaseImage]:
         )
         kept.append(replace(image, extra_tags=extra))
     return kept
-
-
-def _read(document: str | None) -> tuple[ReleaseImage, ...]:
-    return parse_images(json.loads(document)) if document is not None else ()
 
 
 def _content(descriptor: Descriptor) -> Content:

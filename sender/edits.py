@@ -1,4 +1,4 @@
-"""Edits of one file, seen at once where the kernel tells of them, and within a second in any case.
+"""Edits of some files, seen at once where the kernel tells of them, and within a second in any case.
 
 The kernel tells nothing of an edit before its watch began, nor of any on some file systems.
 """
@@ -6,6 +6,7 @@ The kernel tells nothing of an edit before its watch began, nor of any on some f
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -15,21 +16,31 @@ import watchfiles
 RESCAN_S: Final = 1.0
 SETTLE_S: Final = 0.1  # editors write a file in several steps
 
+Stamp = tuple[int, int] | None
+
 log = structlog.get_logger()
 
 
 class Edits:
-    """Sets ``changed`` when the file at *path* is not what :meth:`reading` last saw."""
+    """Sets ``changed``, and calls *wake*, when one of the files is not what :meth:`reading` last saw."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, *paths: Path, wake: Callable[[], None] = lambda: None) -> None:
         self.changed = asyncio.Event()
-        self._path = path
-        self._seen = _stamp(path)
+        self._wake = wake
+        self._seen = {path: _stamp(path) for path in paths}
+        self._other_folders = asyncio.Event()
 
-    def reading(self) -> None:
-        """Say that the file is read from now on."""
+    def reading(self, paths: Iterable[Path] = ()) -> None:
+        """Say that the files are read from now on: these, or the same as before."""
         self.changed.clear()
-        self._seen = _stamp(self._path)
+        before = self._folders()
+        self._seen = {path: _stamp(path) for path in tuple(paths) or self._seen}
+        if self._folders() != before:
+            self._other_folders.set()
+
+    def wrote(self, path: Path) -> None:
+        """Say that what is at *path* now is our own."""
+        self._seen[path] = _stamp(path)
 
     async def watch(self) -> None:
         """Watch until cancelled. That the kernel's notices fail, or end, only delays what is seen."""
@@ -42,26 +53,41 @@ class Edits:
             notices.cancel()
 
     async def _notices(self) -> None:
-        try:
-            async for _ in watchfiles.awatch(
-                self._path.parent, watch_filter=lambda _, name: name == str(self._path), recursive=False
-            ):
-                await self._compare()
-        except (OSError, RuntimeError, ExceptionGroup) as error:  # no inotify here, or the folder went away
-            log.warning("edits_seen_by_rescan_only", path=str(self._path), error=str(error))
-
-    async def _compare(self) -> None:
-        """Set ``changed`` if the file is another one, once it has stopped changing."""
-        found = _stamp(self._path)
-        while found != self._seen:
-            await asyncio.sleep(SETTLE_S)
-            before, found = found, _stamp(self._path)
-            if found == before != self._seen:
-                self.changed.set()
+        while True:
+            self._other_folders.clear()
+            try:
+                async for _ in watchfiles.awatch(
+                    *self._folders(),
+                    watch_filter=lambda _, name: Path(name) in self._seen,
+                    recursive=False,
+                    stop_event=self._other_folders,
+                ):
+                    await self._compare()
+            except (OSError, RuntimeError, ExceptionGroup) as error:  # no inotify here, or the folder went away
+                log.warning("edits_seen_by_rescan_only", error=str(error))
+                return
+            if not self._other_folders.is_set():
                 return
 
+    async def _compare(self) -> None:
+        """Call ``changed`` if a file is another one, once they have stopped changing."""
+        found = self._stamps()
+        while found != self._seen:
+            await asyncio.sleep(SETTLE_S)
+            before, found = found, self._stamps()
+            if found == before != self._seen:
+                self.changed.set()
+                self._wake()
+                return
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+    def _folders(self) -> set[Path]:
+        return {path.parent for path in self._seen if path.parent.is_dir()}
+
+    def _stamps(self) -> dict[Path, Stamp]:
+        return {path: _stamp(path) for path in self._seen}
+
+
+def _stamp(path: Path) -> Stamp:
     try:
         found = path.stat()
     except OSError:

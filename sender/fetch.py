@@ -1,6 +1,4 @@
-"""The fetch role: from images.yaml to objects in the queue and a proposal in the journal.
-
-    images.py ─▶ sources.py ─▶ spool ─▶ prepare.py ─▶ queue;  desired.py ─▶ proposal
+"""The fetch role: runs the pipeline once, or for as long as the process lives.
 
 Faces the Internet and holds no signing key. What one image cannot have, no other image suffers from.
 """
@@ -13,24 +11,23 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 import structlog
 
-from oci.layout import Layout
 from runtime import logs, notify
 from runtime.errors import UserError, print_error
 from runtime.terminal import SUPERVISED, Progress
 from sender.alone import alone
-from sender.config import SenderSettings
+from sender.config import Fetch, SenderSettings
 from sender.edits import Edits
-from sender.fetch_round import Outcome, Round
-from sender.images import ImageList, load_images
+from sender.fetcher import Fetcher
 from sender.journal import SenderJournal
-from sender.prepare import Preparer
+from sender.pipeline import Pipeline
 
 ROLE: Final = "fetch"
+LOOK_S: Final = 1.0  # between looks for images that `send` asks for
+CALM_S: Final = 0.05
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 log = structlog.get_logger()
@@ -57,7 +54,7 @@ def main(settings: SenderSettings, *, once: bool = False, round_token: str | Non
 
 
 class _Role:
-    """The process: signals, rounds, and what ``status`` and systemd see of them."""
+    """The process: signals, timing, and what ``status`` and systemd see of it."""
 
     def __init__(self, settings: SenderSettings, journal: SenderJournal, *, once: bool, token: str | None) -> None:
         self._settings = settings
@@ -66,11 +63,18 @@ class _Role:
         self._token = token
         self._signum: int | None = None
         self._said: set[str] = set()
-        self.failed = 1  # until a round has shown otherwise
+        self._wake = asyncio.Event()
+        self._published: dict[str, Any] = {}
+        self._pipeline: Pipeline | None = None
+
+    @property
+    def failed(self) -> int:
+        """How much could not be had."""
+        return self._pipeline.failed if self._pipeline is not None else 1
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
-        task = asyncio.ensure_future(self._rounds())
+        task = asyncio.ensure_future(self._work())
         alive = asyncio.ensure_future(_keep_watchdog())
 
         def stop(signum: int) -> None:
@@ -90,76 +94,112 @@ class _Role:
             notify.stopping()
             self._publish("stopped")
 
-    async def _rounds(self) -> int:
+    async def _work(self) -> int:
         self._publish("starting")
-        spool = Layout(self._settings.spool)
-        with Preparer(self._settings, spool.blobs) as preparer, Progress() as progress:
-            changes = self._changes()
-            first = True
-            async for _ in changes:
-                images = self._load(must=self._once)
-                if images is not None:
-                    await self._round(images, spool, preparer, progress)
+        pipeline = Pipeline(self._settings, self._journal, self._report, self._wake.set, progress=Progress())
+        self._pipeline = pipeline
+        async with pipeline:
+            return await (self._one_round(pipeline) if self._once else self._rounds(pipeline))
+
+    async def _one_round(self, pipeline: Pipeline) -> int:
+        self._publish("fetching")
+        await pipeline.round()
+        if not os.environ.get(SUPERVISED):
+            objects = pipeline.fetcher.objects
+            plural = "" if objects == 1 else "s"
+            print(f"{len(pipeline.fetcher.ready)} ready, {self.failed} failed; queued {objects} object{plural}")
+        return 1 if self.failed else 0
+
+    async def _rounds(self, pipeline: Pipeline) -> int:
+        edits = Edits(*pipeline.files, wake=self._wake.set)
+        watching = asyncio.ensure_future(edits.watch())
+        due = Due(self._settings.fetch)
+        edits.changed.set()
+        first = True
+        try:
+            while True:
+                self._wake.clear()
+                if edits.changed.is_set():
+                    edits.reading()
+                    if pipeline.load():
+                        edits.reading(pipeline.files)
+                        pipeline.watch.follow()
+                        due.now()
+                pipeline.want()
+                if due.retry():
+                    pipeline.fetcher.retry()
+                if due.proposal(pipeline.fetcher, unanswered=len(pipeline.wanted.waiting)):
+                    self._propose(pipeline)
+                    edits.wrote(self._settings.lock_file)
+                self._publish(pipeline.state)
                 if first:
                     notify.ready()
                     first = False
-                if self._once:
-                    await changes.aclose()
-                    return 1 if self.failed else 0
-        raise AssertionError("the stream of changes has no end")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), LOOK_S)
+                await asyncio.sleep(CALM_S)  # answers and images come in crowds
+        finally:
+            watching.cancel()
 
-    async def _round(self, images: ImageList, spool: Layout, preparer: Preparer, progress: Progress) -> None:
-        self._publish("fetching", images=len(images.images), faults=list(images.faults))
-        outcome = await Round(self._settings, self._journal, spool, preparer, progress, self._report).run(images)
-        self.failed = outcome.failed
-        self._publish("idle", images=len(images.images), faults=list(images.faults), **_counts(outcome))
-        notify.status(f"{outcome.ready} images ready, {outcome.failed} failed")
-        if outcome.failed == 0:
+    def _propose(self, pipeline: Pipeline) -> None:
+        pipeline.propose()
+        notify.status(f"{len(pipeline.fetcher.ready)} images ready, {pipeline.failed} failed")
+        if pipeline.failed == 0:
             self._said.clear()
-        if self._once and not os.environ.get(SUPERVISED):
-            plural = "" if outcome.objects == 1 else "s"
-            print(f"{outcome.ready} ready, {outcome.failed} failed; queued {outcome.objects} object{plural}")
-        elif outcome.objects or outcome.proposed:
-            log.info("round_finished", **_counts(outcome))
-
-    def _load(self, *, must: bool) -> ImageList | None:
-        """Read images.yaml; None, with the fault told, where the state before is to stay."""
-        try:
-            images = load_images(self._settings.images)
-        except UserError as error:
-            if must:
-                raise
-            self._report(str(error))
-            self._publish("waiting", faults=str(error).splitlines())
-            return None
-        for fault in images.faults:
-            self._report(fault)
-        return images
+        if pipeline.proposed:
+            log.info("proposed", **{key: pipeline.document()[key] for key in ("ready", "failed", "queued")})
 
     def _report(self, line: str) -> None:
         """Tell a failure once, not at every retry."""
+        if line in self._said:
+            return
+        self._said.add(line)
         if self._once:
             print_error(UserError(line))
-        elif line not in self._said:
-            self._said.add(line)
+        else:
             log.error("failed", problem=line)
 
-    async def _changes(self) -> AsyncGenerator[None, None]:
-        """Yield at once, then whenever images.yaml was edited and at every fetch.interval."""
-        edits = Edits(self._settings.images)
-        watch = asyncio.ensure_future(edits.watch())
-        try:
-            while True:
-                edits.reading()
-                yield
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(edits.changed.wait(), self._settings.fetch.interval or None)
-        finally:
-            watch.cancel()
+    def _publish(self, state: str) -> None:
+        document = {"state": state, "pid": os.getpid(), "round": self._token, "once": self._once}
+        if self._pipeline is not None:
+            document |= self._pipeline.document()
+        if document != self._published:
+            self._published = document
+            self._journal.set_live(ROLE, document, time.time())
 
-    def _publish(self, state: str, **more: Any) -> None:
-        document = {"state": state, "pid": os.getpid(), "round": self._token, "once": self._once, **more}
-        self._journal.set_live(ROLE, document, time.time())
+
+class Due:
+    """When failed images are tried again, and when what is ready is proposed."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._retry_at = float("-inf")
+        self._proposed_at = float("-inf")
+        self._ready_then = -1
+
+    def now(self) -> None:
+        """Have everything tried again: something was edited."""
+        self._retry_at = float("-inf")
+
+    def retry(self) -> bool:
+        """Whether to try again now; it counts as done."""
+        now = time.monotonic()
+        if now < self._retry_at:
+            return False
+        self._retry_at = now + self._fetch.interval if self._fetch.interval else float("inf")
+        return True
+
+    def proposal(self, fetcher: Fetcher, *, unanswered: int) -> bool:
+        """Whether to propose now; it counts as done. Not while much is on its way, so that releases stay few."""
+        now, ready = time.monotonic(), len(fetcher.ready)
+        calm = not fetcher.busy and not unanswered
+        urgent = any(pin.options.urgent for pin in fetcher.ready) and not any(
+            pin.options.urgent for pin in fetcher.busy
+        )
+        if not (calm or (ready != self._ready_then and (urgent or now >= self._proposed_at + self._fetch.settle))):
+            return False
+        self._proposed_at, self._ready_then = now, ready
+        return True
 
 
 async def _keep_watchdog() -> None:
@@ -168,7 +208,3 @@ async def _keep_watchdog() -> None:
     while interval_s is not None:
         notify.watchdog()
         await asyncio.sleep(interval_s)
-
-
-def _counts(outcome: Outcome) -> dict[str, int]:
-    return {"ready": outcome.ready, "failed": outcome.failed, "queued": outcome.objects}

@@ -1,35 +1,31 @@
-"""images.yaml: which images are to cross, each pinned by digest, and where its bytes come from.
+"""What is to cross, as the rest of the sender sees it: images pinned by digest, and rules about tags.
 
-Reports every fault with file, line, value and what would be right; entries without fault stay usable. It never
-asks a registry, nor looks into a layout or archive.
+``intent.py`` reads them from images.yaml, ``resolve.py`` turns rules into pins, ``images.lock`` remembers which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import fnmatch
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
-
-from pydantic import Field, StrictStr, ValidationError
+from typing import Final, Literal
 
 from oci.descriptor import short_digest
-from oci.errors import ReferenceError_
-from oci.reference import Reference, parse_reference
-from runtime.document import Document, load_yaml
-from runtime.errors import EXIT_USAGE, UserError
-from runtime.faults import describe_fault, unknown_key
-from runtime.settings import Section
+from oci.reference import Reference
+from sender.tags import TagRule
 
 Kind = Literal["registry", "oci", "archive"]
-_ORIGINS: Final = "give oci:FOLDER (an OCI image layout) or archive:FILE (docker save, ctr images export)"
+Slot = tuple[str, str, str]
+"""What an image decides on the other side: (collection, name, tag), or "@digest" in place of the tag without one."""
+ANY: Final = ("*",)
+ORIGINS: Final = "give oci:FOLDER (an OCI image layout) or archive:FILE (docker save, ctr images export)"
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where an image is read: its own registry, an image layout or a tarball (then with a path)."""
 
-    kind: Kind
+    kind: Kind = "registry"
     path: Path | None = None
 
     def __str__(self) -> str:
@@ -37,13 +33,27 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Options:
+    """How an image is treated, whichever way it was named."""
+
+    collection: str = "default"
+    target: str = ""  # its name in the release where that is another than its own
+    platforms: tuple[str, ...] = ()  # none: all that the index has
+    referrers: tuple[str, ...] | None = None  # artifact types, as patterns; () none; None: as fetch.referrers says
+    interval: float | None = None  # seconds; None: as fetch.interval says
+    urgent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PinnedImage:
-    """One good entry of images.yaml; *reference* always has a digest."""
+    """One image to cross; *reference* always has a digest. *rule* says why this digest, in the words of the lock."""
 
     reference: Reference
-    origin: Origin
-    referrers: bool | None = None  # None: as fetch.referrers says
+    origin: Origin = Origin()
+    options: Options = Options()
     line: int = 0
+    rule: str = "pin"
+    file: str = ""
 
     @property
     def digest(self) -> str:
@@ -52,10 +62,65 @@ class PinnedImage:
         return self.reference.digest
 
     @property
+    def target(self) -> str:
+        """Its name in the release, without a tag."""
+        return self.options.target or self.reference.name
+
+    @property
+    def slot(self) -> Slot:
+        """What it decides."""
+        tag = self.reference.tag
+        return (self.options.collection, self.target, tag if tag is not None else f"@{self.digest}")
+
+    @property
     def short(self) -> str:
         """The reference with the digest cut, for messages."""
-        tag = f":{self.reference.tag}" if self.reference.tag is not None else ""
-        return f"{self.reference.name}{tag}@{short_digest(self.digest)}"
+        return f"{self.label}@{short_digest(self.digest)}"
+
+    @property
+    def label(self) -> str:
+        """The reference without the digest, for messages."""
+        return self.reference.name + (f":{self.reference.tag}" if self.reference.tag is not None else "")
+
+    @property
+    def where(self) -> str:
+        """The place in images.yaml that asks for it."""
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One entry of images.yaml that names tags; *reference* has neither tag nor digest."""
+
+    reference: Reference
+    tags: TagRule
+    follow: bool = False  # pin a tag again when it moves
+    origin: Origin = Origin()
+    options: Options = Options()
+    line: int = 0
+    file: str = ""
+
+    @property
+    def text(self) -> str:
+        """The rule in the words of the lock."""
+        return self.tags.text + (", follow digest" if self.follow else "")
+
+    @property
+    def key(self) -> str:
+        """What the rule is known by, in the journal: two rules with one key ask the same questions."""
+        exact = f" {','.join(self.tags.exact)}" if self.tags.exact else ""
+        origin = "" if self.origin.kind == "registry" else f" from {self.origin}"
+        return f"{self.reference.name} {self.text}{exact}{origin}"
+
+    @property
+    def where(self) -> str:
+        """The place in images.yaml."""
+        return f"{self.file}:{self.line}"
+
+    def pinned(self, tag: str, digest: str) -> PinnedImage:
+        """Return the image that *tag* is, at *digest*."""
+        reference = Reference(self.reference.registry, self.reference.repository, tag, digest)
+        return PinnedImage(reference, self.origin, self.options, self.line, self.text, self.file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,127 +129,27 @@ class ImageList:
 
     images: tuple[PinnedImage, ...]
     faults: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    files: tuple[Path, ...] = ()  # that were read, to be watched
 
 
-class _Entry(Section):
-    image: StrictStr
-    source: StrictStr | None = Field(default=None, alias="from")
-    referrers: bool | None = None
-
-
-class _File(Section):
-    images: list[Any]
-
-
-def load_images(path: Path) -> ImageList:
-    """Read images.yaml. Raises UserError (exit code 2) only for a file that cannot be understood as a whole."""
-    document = load_yaml(path, created_by="checkvalve-sender init")
-    faults = [document.fault((key,), unknown_key(key, _File)) for key in document.data if key != "images"]
-    if "images" not in document.data:
-        raise UserError("\n".join([*faults, document.fault((), "images: is missing; add this key")]), exit_code=2)
-    entries = document.data["images"] or []
-    if not isinstance(entries, list):
-        text = f"{str(entries)[:80]!r} is not a list; start each item with '- '"
-        raise UserError("\n".join([*faults, document.fault(("images",), text)]), exit_code=EXIT_USAGE)
-    found: list[PinnedImage] = []
-    for number, entry in enumerate(entries):
-        image = _read_entry(document, number, entry, faults)
-        if image is not None:
-            found.append(image)
-    good = tuple(_without_conflicts(document, found, faults))
-    return ImageList(good, tuple(faults))
+def wanted_type(artifact_type: str | None, patterns: tuple[str, ...]) -> bool:
+    """Whether a referrer of *artifact_type* is among *patterns* (``*`` and ``?`` as in file names)."""
+    return any(fnmatch.fnmatchcase(artifact_type or "", pattern) for pattern in patterns)
 
 
 def parse_origin(text: str, folder: Path) -> Origin:
     """Return what ``from`` names, relative to *folder*; ValueError says what would be right."""
     kind, colon, rest = text.partition(":")
     if not colon or kind not in ("oci", "archive") or not rest or "\0" in rest:
-        raise ValueError(f"{text!r} is not a source; {_ORIGINS}")
+        raise ValueError(f"{text!r} is not a source; {ORIGINS}")
     path = folder / Path(rest).expanduser()
     if not path.exists():
-        raise ValueError(f"{text!r}: no such {'folder' if kind == 'oci' else 'file'}: {path}; {_ORIGINS}")
+        raise ValueError(f"{text!r}: no such {'folder' if kind == 'oci' else 'file'}: {path}; {ORIGINS}")
     if kind == "oci":
         if not (path / "index.json").is_file():
-            raise ValueError(f"{text!r}: no index.json in {path}, so it is no OCI image layout; {_ORIGINS}")
+            raise ValueError(f"{text!r}: no index.json in {path}, so it is no OCI image layout; {ORIGINS}")
         return Origin("oci", path)
     if not path.is_file():
-        raise ValueError(f"{text!r}: {path} is a folder; {_ORIGINS}")
+        raise ValueError(f"{text!r}: {path} is a folder; {ORIGINS}")
     return Origin("archive", path)
-
-
-def _read_entry(document: Document, number: int, entry: object, faults: list[str]) -> PinnedImage | None:
-    """Return the entry, or None after adding its faults."""
-    here: tuple[str | int, ...] = ("images", number)
-    where = here
-    if isinstance(entry, dict):
-        try:
-            checked = _Entry.model_validate(entry)
-        except ValidationError as error:
-            for fault in error.errors(include_url=False):
-                fault["loc"] = (*here, *fault["loc"])
-                faults.append(describe_fault(document, _Entry, fault, {}))
-            return None
-        where = (*here, "image")
-    elif isinstance(entry, str):
-        checked = _Entry.model_validate({"image": entry})
-    else:
-        shown = "nothing" if entry is None else repr(entry)[:80]
-        faults.append(document.fault(here, f"{shown} is no image; give e.g. docker.io/library/nginx:1.27@sha256:…"))
-        return None
-    before = len(faults)
-    reference = _reference(document, where, checked.image, faults)
-    origin = Origin("registry")
-    if checked.source is not None:
-        try:
-            origin = parse_origin(checked.source, document.folder)
-        except ValueError as error:
-            faults.append(document.fault((*here, "from"), str(error)))
-    if reference is None or len(faults) > before:
-        return None
-    return PinnedImage(reference, origin, checked.referrers, document.line(here))
-
-
-def _reference(document: Document, where: tuple[str | int, ...], text: str, faults: list[str]) -> Reference | None:
-    try:
-        reference = parse_reference(text)
-    except ReferenceError_ as error:
-        faults.append(document.fault(where, str(error)))
-        return None
-    if reference.digest is None:
-        asked = text if reference.tag is not None else f"{text}:TAG"
-        faults.append(
-            document.fault(
-                where, f"{text!r} has no digest; `checkvalve-sender pin {asked}` prints the line with its digest"
-            )
-        )
-        return None
-    return reference
-
-
-def _without_conflicts(document: Document, images: list[PinnedImage], faults: list[str]) -> Iterator[PinnedImage]:
-    """Yield what is neither a repetition nor a tag with two digests; which of those is meant nobody can tell."""
-    holders: dict[tuple[str, str], list[PinnedImage]] = {}
-    seen: dict[Reference, int] = {}
-    kept: list[PinnedImage] = []
-    for image in images:
-        reference = image.reference
-        if reference in seen:
-            faults.append(
-                f"{document.path}:{image.line}: '{image.short}' is here twice, first in line {seen[reference]}; "
-                "keep one"
-            )
-            continue
-        seen[reference] = image.line
-        kept.append(image)
-        if reference.tag is not None:
-            holders.setdefault((reference.name, reference.tag), []).append(image)
-    for image in kept:
-        same = holders.get((image.reference.name, image.reference.tag or ""), [])
-        if len(same) <= 1:
-            yield image
-        elif image is same[0]:
-            pins = ", ".join(f"{short_digest(one.digest)} in line {one.line}" for one in same)
-            faults.append(
-                f"{document.path}:{image.line}: tag '{image.reference.name}:{image.reference.tag}' is pinned to "
-                f"{len(same)} digests ({pins}); keep one"
-            )

@@ -20,8 +20,9 @@ from runtime import keys
 from runtime.errors import UserError, print_error
 from runtime.terminal import human_bytes, print_json, table
 from sender.config import Fetch, SenderSettings
-from sender.fetch_round import advice
-from sender.images import PinnedImage, load_images, parse_origin
+from sender.fetcher import advice, artifact_types
+from sender.images import PinnedImage, parse_origin, wanted_type
+from sender.intent import load_images
 from sender.sources import Sources
 
 
@@ -134,8 +135,14 @@ async def _dry_run(settings: SenderSettings, pins: Sequence[PinnedImage]) -> lis
                 async with slots:
                     source = await sources.of(pin)
                     root = (await source.manifest(pin.digest)).descriptor
-                    referrers = settings.fetch.referrers if pin.referrers is None else pin.referrers
-                    closure = await walk(source, root, referrers=referrers)
+                    types = artifact_types(settings.fetch, pin)
+                    closure = await walk(
+                        source,
+                        root,
+                        referrers=bool(types),
+                        artifact_types=lambda artifact_type: wanted_type(artifact_type, types),
+                        platforms=frozenset(pin.options.platforms) or None,
+                    )
             except OciError as error:
                 return {**row, "error": advice(error, pin.reference.registry)}
             parts = [*closure.blobs, *(manifest.descriptor for manifest in closure.manifests)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,21 @@ MIGRATIONS: Final = (
     CREATE TABLE rounds (token TEXT PRIMARY KEY, failed INTEGER NOT NULL, finished REAL NOT NULL);
     CREATE TABLE live (role TEXT PRIMARY KEY, document TEXT NOT NULL, updated REAL NOT NULL);
     """,
+    """
+    ALTER TABLE proposals ADD COLUMN lock TEXT NOT NULL DEFAULT '';  -- the lines of images.lock that it came from
+    ALTER TABLE releases ADD COLUMN lock TEXT NOT NULL DEFAULT '';
+    CREATE TABLE answers (           -- what registries last said about each rule of images.yaml
+        rule TEXT PRIMARY KEY, document TEXT NOT NULL, asked REAL NOT NULL, due REAL NOT NULL);
+    CREATE TABLE approvals (         -- who has agreed to the release with this payload; key '' for one without a key
+        collection TEXT NOT NULL, payload TEXT NOT NULL, key TEXT NOT NULL, signature BLOB NOT NULL,
+        given REAL NOT NULL, PRIMARY KEY (collection, payload, key));
+    CREATE TABLE rollbacks (         -- collections that stay at an earlier release, whatever is proposed
+        collection TEXT PRIMARY KEY, sequence INTEGER NOT NULL, images TEXT NOT NULL, lock TEXT NOT NULL,
+        updated REAL NOT NULL);
+    CREATE TABLE by_hand (           -- images that `send` has asked for, besides those of images.yaml
+        collection TEXT NOT NULL, reference TEXT NOT NULL, urgent INTEGER NOT NULL, added REAL NOT NULL,
+        PRIMARY KEY (collection, reference));
+    """,
 )
 
 
@@ -74,6 +89,7 @@ class ReleaseRow:
     images: str  # the proposal it was made from, canonical JSON
     envelope: bytes
     created: float
+    lock: str = ""  # the lines of images.lock that it came from
 
 
 _OBJECT_COLUMNS = (
@@ -122,12 +138,12 @@ class SenderJournal:
                 (done, total, collection, reference),
             )
 
-    def keep_images(self, collection: str, references: Iterable[str]) -> None:
-        """Forget the entries that images.yaml no longer has."""
-        keep = set(references)
+    def keep_images(self, wanted: Mapping[str, Iterable[str]]) -> None:
+        """Forget the entries that are not wanted any more; *wanted* are references by collection."""
+        keep = {(collection, reference) for collection, references in wanted.items() for reference in references}
         with transaction(self.connection):
-            rows = self.connection.execute("SELECT reference FROM images WHERE collection = ?", (collection,))
-            gone = [(collection, reference) for (reference,) in rows.fetchall() if reference not in keep]
+            rows = self.connection.execute("SELECT collection, reference FROM images").fetchall()
+            gone = [row for row in rows if row not in keep]
             self.connection.executemany("DELETE FROM images WHERE collection = ? AND reference = ?", gone)
 
     def closure(self, pin: str) -> tuple[dict[str, Any], bool] | None:
@@ -142,22 +158,6 @@ class SenderJournal:
                 "INSERT OR REPLACE INTO closures VALUES (?, ?, ?, ?)",
                 (pin, json.dumps(document, sort_keys=True), int(complete), now),
             )
-
-    def proposed(self, collection: str) -> str | None:
-        """Return the desired state recorded last, or None."""
-        row = self.connection.execute("SELECT images FROM proposals WHERE collection = ?", (collection,)).fetchone()
-        return None if row is None else str(row[0])
-
-    def propose(self, collection: str, images: str, now: float) -> bool:
-        """Record the desired state (canonical JSON of release images); return whether it differs from before."""
-        with transaction(self.connection):
-            row = self.connection.execute(
-                "SELECT images FROM proposals WHERE collection = ?", (collection,)
-            ).fetchone()
-            if row is not None and row[0] == images:
-                return False
-            self.connection.execute("INSERT OR REPLACE INTO proposals VALUES (?, ?, ?)", (collection, images, now))
-            return True
 
     def not_carried(self, digests: Iterable[str]) -> list[str]:
         """Return those contents that no object carries yet, in the order given."""
@@ -206,18 +206,10 @@ class SenderJournal:
             self.connection.execute("INSERT OR REPLACE INTO epoch VALUES (1, ?)", (epoch,))
         return int(epoch)
 
-    def proposals(self) -> list[tuple[str, str]]:
-        """Return (collection, images) of every collection."""
-        return self.connection.execute("SELECT collection, images FROM proposals ORDER BY collection").fetchall()
-
-    def proposal_stamps(self) -> list[tuple[str, float]]:
-        """Return (collection, when proposed): cheap to compare with what was seen before."""
-        return self.connection.execute("SELECT collection, updated FROM proposals ORDER BY collection").fetchall()
-
     def newest_releases(self) -> list[ReleaseRow]:
         """Return the newest release of every collection."""
         rows = self.connection.execute(
-            "SELECT collection, MAX(sequence), digest, images, envelope, created FROM releases"
+            "SELECT collection, MAX(sequence), digest, images, envelope, created, lock FROM releases"
             " GROUP BY collection ORDER BY collection"
         )
         return [ReleaseRow(*row) for row in rows]
@@ -226,7 +218,8 @@ class SenderJournal:
         """Record a signed release, on disk before it may leave."""
         with self._durably():
             self.connection.execute(
-                "INSERT INTO releases VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO releases (collection, sequence, digest, images, envelope, created, lock)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     release.collection,
                     release.sequence,
@@ -234,6 +227,7 @@ class SenderJournal:
                     release.images,
                     release.envelope,
                     release.created,
+                    release.lock,
                 ),
             )
 

@@ -1,11 +1,10 @@
-"""Turns what fetch proposed into signed releases, and each release into an object of the queue."""
+"""Turns approved candidates into signed releases, and each release into an object of the queue."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import structlog
@@ -14,52 +13,68 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from protocol.coding import compress, pays
 from protocol.errors import ProtocolMisuse
 from protocol.objects import Coding, Kind
-from protocol.release import Release, parse_images, payload_digest, payload_of, seal_release
+from protocol.release import parse_images, seal_release
 from runtime.durable import write_durably
+from sender.candidates import Approvals, Candidate, Refused, candidates
+from sender.config import Collection
+from sender.decisions import Decisions
 from sender.journal import ReleaseRow, SenderJournal
 
 log = structlog.get_logger()
 
 
-def sign_proposals(journal: SenderJournal, signer: Ed25519PrivateKey, now: Callable[[], float]) -> bool:
-    """Sign a new release for every collection whose proposal differs from its newest release; whether any did."""
-    newest = {row.collection: row for row in journal.newest_releases()}
-    signed = False
-    for collection, images in journal.proposals():
-        before = newest.get(collection)
-        if before is not None and before.images == images:
-            continue
+class Signer:
+    """Signs what is to be released. What approvers' keys are is read once, at the start."""
+
+    def __init__(
+        self, journal: SenderJournal, key: Ed25519PrivateKey, collections: Mapping[str, Collection] | None = None
+    ) -> None:
+        self._journal = journal
+        self._decisions = Decisions(journal)
+        self._approvals = Approvals(collections or {}, self._decisions)
+        self._key = key
+
+    def sign_approved(self) -> bool:
+        """Sign the candidate of every collection that is approved; whether any was signed."""
+        signed = False
+        for candidate in candidates(self._journal, self._decisions):
+            if isinstance(candidate, Refused):
+                # fetch faces the Internet; what it writes must not stop the role that signs
+                log.error("proposal_refused", collection=candidate.collection, error=candidate.reason)
+            else:
+                signed |= self._sign(candidate)
+        return signed
+
+    def _sign(self, candidate: Candidate) -> bool:
+        state = self._approvals.of(candidate)
+        if not state.approved:
+            return False
         try:
-            wanted = parse_images(json.loads(images))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            # fetch faces the Internet; what it writes must not stop the role that signs
-            log.error("proposal_refused", collection=collection, error=f"{type(error).__name__}: {error}")
-            continue
-        created = now()
-        release = Release(
-            collection=collection,
-            sequence=before.sequence + 1 if before else 1,
-            previous=before.digest if before else None,
-            created=datetime.fromtimestamp(created, UTC).isoformat(timespec="seconds"),
-            images=wanted,
-        )
-        payload = payload_of(release)
-        digest = payload_digest(payload)
-        try:
-            envelope = seal_release(payload, signer)
+            envelope = seal_release(candidate.payload, self._key, approvals=state.signatures)
         except ProtocolMisuse as error:  # more than a release may hold
-            log.error("proposal_refused", collection=collection, error=f"{error}; split the list into collections")
-            continue
-        journal.save_release(ReleaseRow(collection, release.sequence, digest, images, envelope, created))
+            log.error("proposal_refused", collection=candidate.collection, error=f"{error}; split the list")
+            return False
+        release = candidate.release
+        row = ReleaseRow(
+            release.collection,
+            release.sequence,
+            candidate.digest,
+            candidate.images,
+            envelope,
+            candidate.created,
+            candidate.lock,
+        )
+        self._journal.save_release(row)
+        self._decisions.forget_approvals(release.collection, but=candidate.digest)
         log.info(
             "release_signed",
-            collection=collection,
+            collection=release.collection,
             sequence=release.sequence,
-            digest=digest,
+            digest=candidate.digest,
             images=len(release.images),
+            approvers=len(state.signatures),
         )
-        signed = True
-    return signed
+        return True
 
 
 def queue_release(journal: SenderJournal, row: ReleaseRow, coded_folder: Path, passes: int, now: float) -> str:

@@ -24,11 +24,13 @@ SETTINGS: Final = """\
 # Every key can be set by an environment variable too: CHECKVALVE_SENDER__LINK__RATE=500Mbit
 
 state: state                       # spool, queue and journal; give it room for all the images
-images: images.yaml                # what is to cross
+images: images.yaml                # what is to cross; `lock:` says where images.lock is, if not beside it
 signing_key: keys/sender.pem       # Ed25519, mode 0600; its public half goes to every receiver
 receivers:                         # public keys of the receivers, from `checkvalve-receiver init`
 {receivers}
 # collection: default              # the name under which receivers know this list of images
+# collections: {{}}                  # releases are signed as soon as they are ready, unless this says otherwise:
+#                                  # {{default: {{approval: manual, approvers: [keys/alice.pub], threshold: 1}}}}
 
 link:
   to: {to:<28} # the diode's address; nothing is ever expected back{to_note}
@@ -50,8 +52,10 @@ link:
 #   carousel: 1h                   # how often all that is desired is sent again while the link is idle; 0: never
 
 # fetch:
-#   parallel: 4                    # images, and blobs, fetched at once
-#   interval: 5m                   # failed images are tried again, and images.yaml is read again; 0: never
+#   parallel: 4                    # images, and blobs, fetched at once from one registry
+#   parallel_total: 16             # blobs from all registries
+#   settle: 30s                    # so long, at most, what is ready waits for the rest before it is proposed
+#   interval: 5m                   # how often tags are looked at and failed images tried again; 0: never
 #   referrers: true                # signatures, SBOMs and attestations travel with the image
 #   foreign_layers: leave          # layers that registries may not hold: leave, or fetch from their urls
 #   docker_config: ~/.docker/config.json   # logins; the default is where docker keeps it
@@ -67,10 +71,10 @@ link:
 """
 
 IMAGES: Final = """\
-# The images that are to cross, each pinned by digest. `checkvalve-sender pin REF` prints the line for an image;
-# a running sender sees edits of this file at once. Remove the '#' of an example to use it.
+# What is to cross. A running sender sees edits of this file at once; `checkvalve-sender plan` shows what they change.
+# Remove the '#' of an example to use it. `checkvalve-sender schema` writes a JSON Schema for editors.
 images:
-#  - docker.io/library/nginx:1.27@sha256:…       # from its registry; nginx:1.27@sha256:… means the same
+#  - docker.io/library/nginx:1.27@sha256:…       # pinned; `checkvalve-sender pin REF` prints the line for an image
 #
 #  - image: docker.io/library/redis:7@sha256:…
 #    from: oci:layouts/redis                     # an OCI image layout, as skopeo copy … oci:layouts/redis writes
@@ -78,6 +82,19 @@ images:
 #  - image: example.org/app:1@sha256:…
 #    from: archive:exports/app.tar               # docker save or ctr images export
 #    referrers: false                            # without its signatures, SBOMs and attestations
+#
+#  - image: docker.io/library/postgres           # tags, locked to digests in images.lock
+#    tags: ["16", "17"]
+#    follow: digest                              # lock a tag again when it moves; without, it stays
+#
+#  - image: quay.io/prometheus/node-exporter
+#    tags: {semver: ^1.8, keep: newest 3}        # or regex: 'v1[.].*', exclude: '.*-rc.*'
+#    platforms: [linux/amd64, linux/arm64]       # the others stay behind; the index keeps its digest
+#    urgent: true                                # overtakes everything that is not
+#
+# defaults: {follow: digest, interval: 1h}       # for all entries that do not say otherwise
+# rename: [{from: docker.io/library/, to: hub.internal/library/}]   # names on the other side
+# include: teams/*.yaml
 """
 
 

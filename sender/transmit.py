@@ -30,13 +30,14 @@ from runtime.signals import StopFlag
 from runtime.threads import name_thread
 from sender.alone import alone
 from sender.config import SenderSettings
+from sender.decisions import Decisions
 from sender.dispatch import Dispatch, Outcome
 from sender.far_lane import FarLane
 from sender.journal import ReleaseRow, SenderJournal
 from sender.lane import Lane
 from sender.link import Link
 from sender.outbox import RETRY_S, Outbox
-from sender.releases import desired_contents, queue_release, sign_proposals
+from sender.releases import Signer, desired_contents, queue_release
 from sender.schedule import Schedule
 from sender.session import Session
 
@@ -142,9 +143,10 @@ class _Transmitter:
         once: bool,
         round_token: str | None,
     ) -> None:
-        self._signer = signer
         self._settings = settings
         self._journal = journal
+        self._decisions = Decisions(journal)
+        self._signer = Signer(journal, signer, settings.collections)
         self._lane = lane
         lane.on_down = lambda: self._tell_live(time.monotonic(), "link down")
         self._far: list[FarLane] = []
@@ -292,9 +294,9 @@ class _Transmitter:
             self._closing_until = now + CLOSING_S
 
     def _look_at_releases(self, now: float) -> None:
-        proposals = self._journal.proposal_stamps()
+        proposals = self._decisions.stamps()
         if proposals != self._proposals_seen:
-            sign_proposals(self._journal, self._signer, time.time)
+            self._signer.sign_approved()
             self._refresh_releases()
             self._proposals_seen = proposals
         elif now >= self._due_release:

@@ -19,6 +19,7 @@ from receiver import assemble
 from receiver.assemble import Assembler, BlockWritten, ObjectTaken
 from receiver.journal import ReceiverJournal
 from receiver.ledger import Ledger
+from receiver.senders import Trust
 from tests.capture.rig import Cargo, Mouth, Side, Wire, digest_of, end, rss_bytes, some_bytes
 from tests.support.waits import wait_for
 
@@ -89,7 +90,7 @@ def test_with_the_disk_full_it_still_ends_when_told_to(side: Side, tiny: Path, s
 @pytest.fixture
 def assembler(side: Side) -> Iterator[Assembler]:
     side.state.mkdir()
-    made = Assembler(side.spool, side.state / "partial", side.state / "journal.sqlite", side.trusted, 1 << 30)
+    made = Assembler(side.spool, side.state / "partial", side.state / "journal.sqlite", Trust(side.trusted), 1 << 30)
     made.start()
     yield made
     made.stop()

@@ -20,6 +20,7 @@ from protocol.release import Content, Release, ReleaseImage, payload_digest, pay
 from protocol.trust import TrustedSenders
 from receiver.intake import Intake, Interrupted
 from receiver.journal import ReceiverJournal
+from receiver.senders import Trust
 from tests.capture.rig import Cargo, digest_of, some_bytes, zstd
 
 SIGNER = Ed25519PrivateKey.generate()
@@ -42,7 +43,7 @@ class Gate:
         self.intake = Intake(
             self.spool,
             self.journal,
-            TrustedSenders.of(SIGNER.public_key()),
+            Trust(TrustedSenders.of(SIGNER.public_key())),
             WRITERS,
             now=lambda: 1.0,
             interrupted=lambda: self.stopping,

@@ -18,6 +18,7 @@ from receiver.capture import _Capture
 from receiver.config import ReceiverSettings
 from receiver.journal import ReceiverJournal
 from receiver.link import Link
+from receiver.senders import Trust
 from runtime import keys
 from runtime.settings import load_settings
 from tests.capture.rig import Cargo, Mouth, Side, Wire, digest_of, some_bytes
@@ -49,7 +50,7 @@ class InProcess:
         remembered = Remembered()
         decoder = Decoder(side.trusted, private, remembered, buffers=BUFFERS)
         self.capture = _Capture(
-            settings, ReceiverJournal(settings.journal), lane.Lane(link, decoder), side.trusted, remembered
+            settings, ReceiverJournal(settings.journal), lane.Lane(link, decoder), Trust(side.trusted), remembered
         )
         self.capture.run(self.stop)
         self.capture.close()

@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 from receiver.config import ReceiverSettings
 from receiver.journal import ReceiverJournal
-from receiver.senders import trusted_senders
+from receiver.senders import trust
 from receiver.survey import Survey
 from runtime.errors import UserError
 from runtime.settings import load_settings
@@ -104,7 +104,7 @@ class Watch:
                 self._sending = SenderJournal(self._sender.journal, read_only=True)
             if self._receiving is None:
                 journal = ReceiverJournal(self._receiver.journal, read_only=True)
-                self._receiving = (journal, Survey(journal, self._receiver.spool, trusted_senders(self._receiver)))
+                self._receiving = (journal, Survey(journal, self._receiver.spool, trust(self._receiver)))
         except UserError:
             pass  # not created yet
 

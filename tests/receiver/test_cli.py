@@ -179,7 +179,10 @@ def test_a_key_that_others_can_read(made: Path, cli: Cli) -> None:
 def test_a_sender_key_that_is_missing_or_private(made: Path, cli: Cli, tmp_path: Path) -> None:
     (made / "keys/sender.pub").unlink()
     code, _, err = cli("publish", "--once", "--config", made / "receiver.yaml")
-    assert (code, err) == (1, f"error: {made}/keys/sender.pub: no such key file; check the path\n")
+    assert (code, err) == (
+        1,
+        f"error: {made}/keys/sender.pub: no such key file; `checkvalve-sender init` creates it\n",
+    )
     (made / "keys/sender.pub").write_bytes((tmp_path / "sender.pem").read_bytes())
     code, _, err = cli("publish", "--once", "--config", made / "receiver.yaml")
     assert (code, err) == (

@@ -26,15 +26,23 @@ from oci.server import serve as serve_layout
 from protocol.release import ReleaseImage, parse_images
 from runtime import keys
 from runtime.settings import load_settings
-from runtime.terminal import Progress
 from sender.config import SenderSettings
-from sender.fetch_round import Outcome, Round
-from sender.images import load_images
+from sender.decisions import Decisions
 from sender.journal import QueuedObject, SenderJournal
-from sender.prepare import Preparer
+from sender.pipeline import Pipeline
 from tests.oci.conftest import registry_data, registry_host, serve  # noqa: F401 - fixtures
 
 REPOSITORY_ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a round came to."""
+
+    ready: int
+    failed: int
+    objects: int
+    proposed: bool
 
 
 @dataclass
@@ -83,21 +91,22 @@ class Site:
 
     async def round(self) -> Outcome:
         """One round in this process; what it reports is in ``said``."""
-        settings, journal = self.settings(), self.journal()
-        spool = Layout(settings.spool)
+        self.said.clear()
+        journal = self.journal()
         try:
-            with Preparer(settings, spool.blobs) as preparer, Progress(show=False) as progress:
-                self.said.clear()
-                one = Round(settings, journal, spool, preparer, progress, self.said.append)
-                return await one.run(load_images(settings.images))
+            async with Pipeline(self.settings(), journal, self.said.append) as pipeline:
+                await pipeline.round()
+                fetcher = pipeline.fetcher
+                return Outcome(len(fetcher.ready), pipeline.failed, fetcher.objects, pipeline.proposed)
         finally:
             journal.close()
 
-    def proposal(self) -> tuple[ReleaseImage, ...]:
+    def proposal(self, collection: str = "default") -> tuple[ReleaseImage, ...]:
         journal = self.journal()
-        ((_, text),) = journal.proposals()
+        found = Decisions(journal).proposal(collection)
         journal.close()
-        return parse_images(json.loads(text))
+        assert found is not None
+        return parse_images(json.loads(found.images))
 
     def queue(self) -> list[QueuedObject]:
         journal = self.journal()

@@ -21,9 +21,9 @@ from protocol.objects import Kind
 from runtime import keys
 from runtime.terminal import human_bytes
 from sender import cli
-from sender.images import load_images
+from sender.intent import load_images
 from sender.journal import ReleaseRow
-from sender.releases import sign_proposals
+from sender.releases import Signer
 from sender.supervise import summary
 from tests.oci_layout.images import (
     as_json,
@@ -269,7 +269,7 @@ def test_check_names_every_fault_and_writes_nothing(site: Site) -> None:
         f"error: {private}: mode is 0644, others could read this private key; run chmod 600 {private}",
         f"error: {site.folder}/keys/receiver.pub: no such key file; `checkvalve-receiver init` creates it",
         f"error: {site.images}:3: images[1]: 'nginx:1' has no digest; `checkvalve-sender pin nginx:1` prints the "
-        "line with its digest",
+        "line with its digest; tags: lets images.lock hold it",
     ]
     assert sorted(os.listdir(site.folder)) == ["images.yaml", "keys", "lay", "sender.yaml"]
 
@@ -350,7 +350,7 @@ def test_resend_queues_what_the_newest_release_needs(site: Site) -> None:
     site.list({"image": f"example.org/app:1@{wanted.root.descriptor.digest}", "from": "oci:lay"})
     assert call("fetch", "--once", "--config", site.config)[0] == 0
     journal = site.journal()
-    sign_proposals(journal, Ed25519PrivateKey.generate(), time.time)
+    Signer(journal, Ed25519PrivateKey.generate()).sign_approved()
     sent = journal.queue()
     for entry in sent:
         for _ in range(entry.passes_left):

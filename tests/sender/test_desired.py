@@ -9,16 +9,10 @@ import pytest
 
 from oci.closure import Closure
 from oci.descriptor import OCI_MANIFEST, Descriptor, Manifest
-from oci.reference import parse_reference
 from protocol.release import Content, Release, ReleaseImage, parse_images, payload_of
 from sender.desired import contents_of, desired_state, read_image, release_image, write_image
-from sender.images import Origin, PinnedImage
 
 A, B, C = ("sha256:" + letter * 64 for letter in "abc")
-
-
-def pin(text: str) -> PinnedImage:
-    return PinnedImage(parse_reference(text), Origin("registry"))
 
 
 def image(name: str, root: str, **more: object) -> ReleaseImage:
@@ -34,42 +28,42 @@ def shown(state: str) -> list[tuple[str, tuple[str, ...], str]]:
 
 def test_tags_of_one_root_share_an_image_and_order_does_not_matter() -> None:
     ready = [
-        (pin(f"example.org/b:2@{A}"), image("example.org/b", A)),
-        (pin(f"example.org/b:1@{A}"), image("example.org/b", A)),
-        (pin(f"example.org/b@{B}"), image("example.org/b", B)),
-        (pin(f"example.org/a:1@{A}"), image("example.org/a", A)),
+        (("default", "example.org/b", "2"), image("example.org/b", A)),
+        (("default", "example.org/b", "1"), image("example.org/b", A)),
+        (("default", "example.org/b", f"@{B}"), image("example.org/b", B)),
+        (("default", "example.org/a", "1"), image("example.org/a", A)),
     ]
-    state = desired_state(ready, [], None)
+    state = desired_state(ready, None)
     assert shown(state) == [("example.org/a", ("1",), A), ("example.org/b", (), B), ("example.org/b", ("1", "2"), A)]
-    assert desired_state(ready[::-1], [], state) == state
+    assert desired_state(ready[::-1], state) == state
 
 
 def test_what_is_not_fetched_yet_stays_where_it_was() -> None:
-    before = desired_state(
-        [
-            (pin(f"example.org/a:1@{A}"), image("example.org/a", A)),
-            (pin(f"example.org/a:2@{A}"), image("example.org/a", A)),
-            (pin(f"example.org/d@{A}"), image("example.org/d", A)),
-        ],
-        [],
-        None,
-    )
-    waiting = [pin(f"example.org/a:1@{B}"), pin(f"example.org/d@{A}"), pin(f"example.org/new:1@{B}")]
-    assert shown(desired_state([], waiting, before)) == [("example.org/a", ("1",), A), ("example.org/d", (), A)]
-    moved = (pin(f"example.org/a:2@{B}"), image("example.org/a", B))
-    assert shown(desired_state([moved], [], before, keep_unnamed=True)) == [
+    slots = [
+        ("default", "example.org/a", "1"),
+        ("default", "example.org/a", "2"),
+        ("default", "example.org/d", f"@{A}"),
+    ]
+    before = desired_state([(slot, image(slot[1], A)) for slot in slots], None)
+    waiting = {slots[0], slots[2], ("default", "example.org/d", f"@{B}"), ("default", "example.org/new", "1")}
+    assert shown(desired_state([], before, waiting.__contains__)) == [
+        ("example.org/a", ("1",), A),
+        ("example.org/d", (), A),
+    ]
+    moved = (slots[1], image("example.org/a", B))
+    assert shown(desired_state([moved], before, lambda slot: True)) == [
         ("example.org/a", ("1",), A),
         ("example.org/a", ("2",), B),
         ("example.org/d", (), A),
     ]
-    assert shown(desired_state([moved], [], before)) == [("example.org/a", ("2",), B)]
+    assert shown(desired_state([moved], before)) == [("example.org/a", ("2",), B)]
 
 
 def test_a_signature_tag_seen_twice_names_one_digest() -> None:
     one = image("example.org/a", A, extra_tags=(("sha256-x.sig", C),))
     two = image("example.org/a", B, extra_tags=(("sha256-x.sig", B), ("2", C)))
-    ready = [(pin(f"example.org/a:1@{A}"), one), (pin(f"example.org/a:2@{B}"), two)]
-    first, second = parse_images(json.loads(desired_state(ready, [], None)))
+    ready = [(("default", "example.org/a", "1"), one), (("default", "example.org/a", "2"), two)]
+    first, second = parse_images(json.loads(desired_state(ready, None)))
     assert (first.extra_tags, second.extra_tags) == ((("sha256-x.sig", C),), ())
 
 

@@ -123,10 +123,10 @@ async def test_the_daemon_sees_edits_keeps_going_and_stops_when_told(site: Site)
         await until(lambda: site.states() == {"example.org/one:1": "ready"} and live_state(site) == "idle")
         site.list(*entries)
         await until(lambda: site.states().get("example.org/two:1") == "ready")
-        assert len(site.proposal()) == 2
+        await until(lambda: len(site.proposal()) == 2)
         site.images.write_text("images: [\n")
         await until(lambda: live_state(site) == "waiting")
-        assert len(site.proposal()) == 2
+        await until(lambda: len(site.proposal()) == 2)
         site.list(entries[1])
         await until(lambda: len(site.proposal()) == 1)
         begun = time.monotonic()
@@ -168,7 +168,7 @@ async def test_a_round_is_always_finished(site: Site) -> None:
     assert code == 1
     assert err == (
         f"error: {site.images}:2: images[0]: 'nginx:1' has no digest; `checkvalve-sender pin nginx:1` prints the "
-        "line with its digest\n"
+        "line with its digest; tags: lets images.lock hold it\n"
     )
     site.images.write_text("images: 7\n")
     code, _, err = await site.run("fetch", "--once", "--round", "B")

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import UserError
-from sender.images import ImageList, Origin, load_images
+from sender.images import ImageList, Origin
+from sender.intent import load_images
 
 A = "sha256:" + "a" * 64
 B = "sha256:" + "b" * 64
 GOOD = f"docker.io/library/redis:7@{A}"
-PIN, PRINTS = "`checkvalve-sender pin", "prints the line with its digest"
+PIN, PRINTS = "`checkvalve-sender pin", "prints the line with its digest; tags: lets images.lock hold it"
 FROM = "give oci:FOLDER (an OCI image layout) or archive:FILE (docker save, ctr images export)"
 
 
@@ -41,15 +42,15 @@ images:
     assert found.faults == ()
     one, two, three = found.images
     assert (str(one.reference), one.origin, one.line) == (f"docker.io/library/nginx:1.27@{A}", Origin("registry"), 3)
-    assert (two.origin, two.referrers, two.line) == (Origin("oci", tmp_path / "lay"), None, 4)
-    assert (str(three.reference), three.referrers) == (f"example.org:5000/app@{A}", False)
+    assert (two.origin, two.options.referrers, two.line) == (Origin("oci", tmp_path / "lay"), None, 4)
+    assert (str(three.reference), three.options.referrers) == (f"example.org:5000/app@{A}", ())
     assert str(three.origin) == f"archive:{tmp_path}/app.tar"
     assert one.short == "docker.io/library/nginx:1.27@sha256:aaaaaaaaaaaa…"
 
 
 @pytest.mark.parametrize("text", ["images: []\n", "images:\n", "images:\n#  - nginx\n"])
 def test_no_images_is_no_fault(tmp_path: Path, text: str) -> None:
-    assert load(tmp_path, text) == ImageList(())
+    assert load(tmp_path, text) == ImageList((), files=(tmp_path / "images.yaml",))
 
 
 @pytest.mark.parametrize(
@@ -57,9 +58,14 @@ def test_no_images_is_no_fault(tmp_path: Path, text: str) -> None:
     [
         (
             "nginx:1.27",
-            "'nginx:1.27' has no digest; `checkvalve-sender pin nginx:1.27` prints the line with its digest",
+            "'nginx:1.27' has no digest; `checkvalve-sender pin nginx:1.27` prints the line with its "
+            "digest; tags: lets images.lock hold it",
         ),
-        ("nginx", "'nginx' has no digest; `checkvalve-sender pin nginx:TAG` prints the line with its digest"),
+        (
+            "nginx",
+            "'nginx' has no digest; `checkvalve-sender pin nginx:TAG` prints the line with its digest; "
+            "tags: lets images.lock hold it",
+        ),
         (
             "nginx:1@sha256:abc",
             "reference 'nginx:1@sha256:abc': digest 'sha256:abc': expected sha256:<64 hex digits> or "
@@ -88,9 +94,18 @@ def test_a_bad_entry_is_one_line_and_spoils_no_other(tmp_path: Path, entry: str,
             ["imgae: x"],
             ["3: images[1].imgae: unknown key; did you mean image?", "3: images[1].image: is missing; add this key"],
         ),
-        ([f"image: nginx@{A}", "tag: 1"], ["4: images[1].tag: unknown key; known here: image, from, referrers"]),
+        (
+            [f"image: nginx@{A}", "tag: 1"],
+            ["4: images[1].tag: unknown key; did you mean tags?"],
+        ),
         (["image: 7"], ["3: images[1].image: 7 is not text; put it in quotes"]),
-        ([f"image: nginx@{A}", "referrers: often"], ["4: images[1].referrers: 'often' is neither true nor false"]),
+        (
+            [f"image: nginx@{A}", "referrers: often"],
+            [
+                "4: images[1].referrers: 'often' is neither true, false nor a list of artifact types such as "
+                "application/spdx+json"
+            ],
+        ),
         (["image: nginx:1"], [f"3: images[1].image: 'nginx:1' has no digest; {PIN} nginx:1` {PRINTS}"]),
         ([f"image: nginx@{A}", "from: docker:x"], [f"4: images[1].from: 'docker:x' is not a source; {FROM}"]),
         ([f"image: nginx@{A}", "from: 'oci:'"], [f"4: images[1].from: 'oci:' is not a source; {FROM}"]),

@@ -16,6 +16,7 @@ from protocol.batch import unpack
 from protocol.objects import Coding, Kind
 from protocol.release import Content
 from sender import prepare
+from sender.decisions import Decisions, Proposal
 from sender.journal import SenderJournal
 from sender.prepare import Preparer
 from tests.sender.conftest import Site
@@ -156,9 +157,9 @@ async def test_equal_contents_give_equal_objects(site: Site, tmp_path: Path) -> 
 
 def test_a_journal_serves_many_processes(site: Site) -> None:
     one, two = SenderJournal(site.settings().journal), SenderJournal(site.settings().journal)
-    assert one.propose("default", "[]", 1.0)
-    assert two.proposed("default") == "[]"
-    assert not two.propose("default", "[]", 2.0)
+    assert Decisions(one).propose("default", "[]", "", 1.0)
+    assert Decisions(two).proposal("default") == Proposal("default", "[]", "", 1.0)
+    assert not Decisions(two).propose("default", "[]", "", 2.0)
     assert (one.next_epoch(), two.next_epoch(), one.epoch()) == (1, 2, 2)
     one.close()
     two.close()

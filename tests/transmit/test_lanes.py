@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from protocol.wire import Type
+from sender.decisions import Decisions
 from tests.support.waits import process_gone, wait_for
 from tests.transmit.rig import Ear, Side, end, images_of, some_bytes
 
@@ -32,7 +33,7 @@ def test_an_object_is_spread_over_lanes_and_control_traffic_goes_where_it_is_nee
     tmp_path: Path, start: Start
 ) -> None:
     side = Side(tmp_path, lanes=3, rate="400Mbit")
-    side.journal().propose("default", images_of("1"), time.time())
+    Decisions(side.journal()).propose("default", images_of("1"), "", time.time())
     data = some_bytes(30_000_000)
     big, small = side.queue(data), side.queue(some_bytes(5_000, 2), passes=2, label="small")
     with Ear(side) as ear:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from protocol.coding import decompress
 from protocol.objects import Coding, Kind
 from protocol.release import open_release
 from protocol.trust import TrustedSenders
+from sender.decisions import Decisions
 from sender.journal import SenderJournal
-from sender.releases import desired_contents, queue_release, sign_proposals
+from sender.releases import Signer, desired_contents, queue_release
 from tests.transmit.rig import digest_of, images_of
 
 SIGNER = Ed25519PrivateKey.generate()
@@ -29,11 +29,11 @@ def journal(tmp_path: Path) -> Iterator[SenderJournal]:
 
 
 def sign(journal: SenderJournal) -> bool:
-    return sign_proposals(journal, SIGNER, time.time)
+    return Signer(journal, SIGNER).sign_approved()
 
 
 def test_an_unchanged_proposal_makes_no_new_release(journal: SenderJournal) -> None:
-    journal.propose("default", images_of("1"), 1.0)
+    Decisions(journal).propose("default", images_of("1"), "", 1.0)
     assert sign(journal)
     assert not sign(journal)
     assert [row.sequence for row in journal.newest_releases()] == [1]
@@ -42,7 +42,7 @@ def test_an_unchanged_proposal_makes_no_new_release(journal: SenderJournal) -> N
 def test_a_changed_proposal_follows_the_release_before(journal: SenderJournal) -> None:
     digests = []
     for number in range(1, 4):
-        journal.propose("default", images_of(f"v{number}"), float(number))
+        Decisions(journal).propose("default", images_of(f"v{number}"), "", float(number))
         sign(journal)
         row = journal.newest_releases()[0]
         signed = open_release(row.envelope, TrustedSenders.of(SIGNER.public_key()))
@@ -54,24 +54,24 @@ def test_a_changed_proposal_follows_the_release_before(journal: SenderJournal) -
 
 
 def test_collections_count_for_themselves(journal: SenderJournal) -> None:
-    journal.propose("a", images_of("1"), 1.0)
+    Decisions(journal).propose("a", images_of("1"), "", 1.0)
     sign(journal)
-    journal.propose("b", images_of("1"), 2.0)
-    journal.propose("a", images_of("2"), 3.0)
+    Decisions(journal).propose("b", images_of("1"), "", 2.0)
+    Decisions(journal).propose("a", images_of("2"), "", 3.0)
     sign(journal)
     assert {row.collection: row.sequence for row in journal.newest_releases()} == {"a": 2, "b": 1}
 
 
 @pytest.mark.parametrize("junk", ["{", "7", "[7]", '[{"name": "x"}]', "[" * 3000, '[{"name": 3, "tags": []}]'])
 def test_a_proposal_that_is_junk_is_refused_and_the_others_are_signed(journal: SenderJournal, junk: str) -> None:
-    journal.propose("bad", junk, 1.0)
-    journal.propose("good", images_of("1"), 1.0)
+    Decisions(journal).propose("bad", junk, "", 1.0)
+    Decisions(journal).propose("good", images_of("1"), "", 1.0)
     assert sign(journal)
     assert [row.collection for row in journal.newest_releases()] == ["good"]
 
 
 def test_the_object_of_a_release_is_its_envelope(journal: SenderJournal, tmp_path: Path) -> None:
-    journal.propose("default", images_of(*(f"t{n}" for n in range(50))), 1.0)
+    Decisions(journal).propose("default", images_of(*(f"t{n}" for n in range(50))), "", 1.0)
     sign(journal)
     row = journal.newest_releases()[0]
     digest = queue_release(journal, row, tmp_path / "coded", 3, 2.0)
@@ -95,8 +95,8 @@ def test_desired_contents_are_all_that_the_images_need() -> None:
 def test_a_release_that_is_too_large_is_refused_and_others_go(
     journal: SenderJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal.propose("a", images_of(*(f"v{number}" for number in range(50))), 1.0)
-    journal.propose("b", images_of("1"), 1.0)
+    Decisions(journal).propose("a", images_of(*(f"v{number}" for number in range(50))), "", 1.0)
+    Decisions(journal).propose("b", images_of("1"), "", 1.0)
     size = len(images_of("1")) + 1_000
     monkeypatch.setattr("protocol.release.CONTROL_OBJECT_BYTES_MAX", size)
     assert sign(journal)

@@ -15,7 +15,8 @@ from protocol.objects import Kind
 from protocol.release import open_release
 from protocol.trust import TrustedSenders
 from runtime import keys
-from sender.releases import sign_proposals
+from sender.decisions import Decisions
+from sender.releases import Signer
 from tests.support.waits import wait_for
 from tests.transmit.rig import Ear, Side, digest_of, end, images_of, some_bytes
 
@@ -45,7 +46,7 @@ def test_once_ends_only_when_the_round_is_over_and_what_it_queued_has_left(tmp_p
         assert process.poll() is None, "the round goes on"
         last = side.queue(some_bytes(500_000))
         journal = side.journal()
-        journal.propose("default", images_of("1"), time.time())
+        Decisions(journal).propose("default", images_of("1"), "", time.time())
         journal.finish_round("round-7", 0, time.time())
         assert process.wait(10) == 0
         wait_for(lambda: last in ear.objects)
@@ -55,7 +56,7 @@ def test_once_ends_only_when_the_round_is_over_and_what_it_queued_has_left(tmp_p
 
 def test_an_idle_role_sends_control_traffic_and_its_release_only(tmp_path: Path, start: Start) -> None:
     side = Side(tmp_path)
-    side.journal().propose("default", images_of("1"), time.time())
+    Decisions(side.journal()).propose("default", images_of("1"), "", time.time())
     with Ear(side) as ear:
         process = start(side)
         wait_for(lambda: ear.kinds)
@@ -93,7 +94,7 @@ def test_an_unreadable_object_is_named_forgotten_and_does_not_stop_the_others(tm
 
 def test_a_release_whose_file_is_gone_is_made_again(tmp_path: Path, start: Start) -> None:
     side = Side(tmp_path, more="repeats: {release_every: 300ms, spacing: 10ms}\n")
-    side.journal().propose("default", images_of("1"), time.time())
+    Decisions(side.journal()).propose("default", images_of("1"), "", time.time())
     coded = tmp_path / "state" / "coded"
     process = start(side)
     wait_for(lambda: len(side.passes()) >= 4)
@@ -113,8 +114,8 @@ def test_a_crash_between_signing_and_queueing_heals(tmp_path: Path, start: Start
     side = Side(tmp_path)
     signer = keys.load_signing_key(tmp_path / "s.pem", created_by="test")
     journal = side.journal()
-    journal.propose("default", images_of("1"), time.time())
-    sign_proposals(journal, signer, time.time)
+    Decisions(journal).propose("default", images_of("1"), "", time.time())
+    Signer(journal, signer).sign_approved()
     assert journal.queue() == []
     with Ear(side) as ear:
         assert start(side, once=True).wait(10) == 0
@@ -148,11 +149,11 @@ def test_an_idle_link_repeats_the_desired_state_oldest_first(tmp_path: Path, sta
     for digest, content in ((one, b"a"), (two, b"b")):
         row = journal.connection.execute("SELECT id FROM objects WHERE digest = ?", (digest,)).fetchone()
         journal.connection.execute("INSERT INTO carried VALUES (?, ?)", (digest_of(content), row[0]))
-    journal.propose("default", images_of("a", "b"), time.time())
+    Decisions(journal).propose("default", images_of("a", "b"), "", time.time())
     process = start(side)
     wait_for(lambda: side.passes().count("one") >= 4 and side.passes().count("two") >= 4)
     # what is queued after the release was signed belongs to it as well
-    journal.propose("default", images_of("a", "b", "c"), time.time())
+    Decisions(journal).propose("default", images_of("a", "b", "c"), "", time.time())
     wait_for(lambda: journal.newest_releases()[0].sequence == 2)
     wait_for(lambda: side.passes().count("release default 2") >= 3)
     side.queue(b"3" * 900, label="late", contents=[digest_of(b"c")])
@@ -176,7 +177,7 @@ def test_a_worn_session_gives_way_to_the_next_in_the_middle_of_an_object(tmp_pat
         "import sender.session\nsender.session.SESSION_DATAGRAMS_MAX = 5_000\n"
     )
     side.modules = tmp_path
-    side.journal().propose("default", images_of("1"), time.time())
+    Decisions(side.journal()).propose("default", images_of("1"), "", time.time())
     big = side.queue(some_bytes(40_000_000))
     with Ear(side) as ear:
         assert start(side, once=True).wait(30) == 0, side.told()

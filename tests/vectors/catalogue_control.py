@@ -114,6 +114,7 @@ def envelopes() -> Iterator[Vector]:
     meaning = f"default 1 sha256:{sha256(payload).hexdigest()} docker.io/library/nginx:1.27|stable"
     yield release("release", "7-1", "ok", good, meaning)
     yield release("release-second-signer-unknown", "7-2", "ok", envelope(payload, "sender", "stranger"), meaning)
+    yield from approvals(payload, meaning)
     bad, untrusted = "bad_release", "release_untrusted"
     yield release("release-wrong-magic", "7-1", bad, b"X" + good[1:])
     yield release("release-truncated", "7-1", bad, good[:-1])
@@ -131,6 +132,21 @@ def envelopes() -> Iterator[Vector]:
     wrong = good[:-98] + b"\1\0" + s.key_id(key) + good[-64:]
     two = good[:-100] + struct.pack("<H", 2) + good[-98:] + wrong[-98:]
     yield Vector("release-one-signature-wrong", "7-2", "release", untrusted, (two,), {"trusted": "sender another"})
+
+
+def approvals(payload: bytes, meaning: str) -> Iterator[Vector]:
+    unapproved = "release_unapproved"
+    wanted = {"approvers": "2 alice bob carol"}
+    signed = envelope(payload, "sender", "alice", "carol")
+    yield Vector("release-approved", "7-7", "release", "ok", (signed,), wanted | {"release": meaning})
+    few = envelope(payload, "sender", "alice", "stranger")
+    yield Vector("release-approved-by-too-few", "7-7", "release", unapproved, (few,), wanted)
+    alone = {"approvers": "1 alice"}
+    yield Vector(
+        "release-approved-by-sender-only", "7-7", "release", unapproved, (envelope(payload, "sender"),), alone
+    )
+    wrong = signed[:-64] + signed[-162:-98]  # alice's signature under carol's name
+    yield Vector("release-approval-wrong", "7-7", "release", unapproved, (wrong,), {"approvers": "1 alice carol"})
 
 
 def payloads() -> Iterator[Vector]:
@@ -161,6 +177,8 @@ def payloads() -> Iterator[Vector]:
         ("tag-twice", document(images=[small_image(tags=["1", "1"])])),
         ("tag-of-two-images", document(images=[small_image(), small_image(root=content(LAYER, 29))])),
         ("extra-tag-outside", document(images=[small_image(extraTags=[["x", "sha256:" + "0" * 64]])])),
+        ("absent-listed", document(images=[image(absent=[LAYER])])),
+        ("absent-not-a-digest", document(images=[small_image(absent=["linux/arm64"])])),
         ("extra-tag-over-tag", document(images=[image(extraTags=[["stable", LAYER]])])),
         ("digest-short", document(images=[small_image(root=content("sha256:00", 1))])),
         ("digest-upper-case", document(images=[small_image(root=content(ROOT.upper(), 1))])),
@@ -184,6 +202,9 @@ def payloads() -> Iterator[Vector]:
         ("number-too-long", good.replace(b'"sequence":1', b'"sequence":' + b"9" * 4_400)),
     ):
         yield release(f"release-{name}", "7-4", "bad_release", envelope(payload, "sender"))
+    sparse = encode(document(images=[small_image(absent=["sha256:" + "5" * 64])]))
+    meaning = f"default 1 sha256:{sha256(sparse).hexdigest()} quay.io/a/b:1"
+    yield release("release-sparse", "7-3", "ok", envelope(sparse, "sender"), meaning)
     extended = encode(document(images=[], comment="ignored"))
     meaning = f"default 1 sha256:{sha256(extended).hexdigest()} "
     yield release("release-unknown-key", "7-4", "ok", envelope(extended, "sender"), meaning)

@@ -17,7 +17,7 @@ from protocol.fragments import Assembler
 from protocol.geometry import checked
 from protocol.objects import parse_table
 from protocol.ranges import RangeSet
-from protocol.trust import ReleaseMark, Remembered, TrustedSenders
+from protocol.trust import ReleaseMark, Remembered, RequiredApprovals, TrustedSenders
 from protocol.wire import HEADER
 from tests.vectors import definition
 from tests.vectors.model import Vector
@@ -183,7 +183,10 @@ def check_zstd(vector: Vector) -> None:
 
 
 def check_release(vector: Vector) -> None:
-    opened = release.open_release(vector.parts[0], trusted_of(vector))
+    threshold, *names = vector.inputs.get("approvers", "0").split()
+    keys = [signing_key(name).public_key() for name in names]
+    approvals = {"default": RequiredApprovals.of(int(threshold), *keys)} if names else None
+    opened = release.open_release(vector.parts[0], trusted_of(vector), approvals)
     found = opened.release
     images = ", ".join(f"{image.name}:{'|'.join(image.tags)}" for image in found.images)
     assert f"{found.collection} {found.sequence} {opened.digest} {images}" == vector.inputs["release"]

@@ -1,0 +1,105 @@
+"""Asks a registry what a rule's tags are: the list where it takes one, then HEAD for each tag that it means.
+
+A question that fails leaves the tags of the answer before in place. Writes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Final
+
+from oci.errors import NotFound, OciError
+from oci.store import Source
+from sender.created import created_of
+from sender.images import Rule
+from sender.lock import LockEntry
+from sender.resolve import Answer, Tagged
+from sender.tags import SlowPattern
+
+DATED_MAX: Final = 1_000  # tags of one rule whose creation date is asked for
+TAGS_MAX: Final = 10_000  # that one rule may mean
+_AT_ONCE: Final = 64  # questions of one rule in flight; the registry's own budget is smaller
+
+
+async def ask(
+    rule: Rule,
+    source: Source,
+    before: Answer | None,
+    locked: Mapping[str, LockEntry],
+    *,
+    now: Callable[[], float],
+    advice: Callable[[Exception], str] = str,
+) -> Answer:
+    """Return the new answer; *locked*: the lock's entries by tag; a rule that does not follow leaves these."""
+    before = before or Answer()
+    try:
+        tags = await source.tags() if rule.tags.listed else []
+        meant = await asyncio.to_thread(rule.tags.candidates, tags)
+        if not meant:
+            return replace(before, error=None, warning=_nothing(rule, tags))
+        meant = await _newest(rule, source, meant)
+    except SlowPattern as error:
+        return replace(before, error=str(error), warning=None)
+    except OciError as error:
+        return replace(before, error=f"{rule.key}: {advice(error)}", warning=None)
+    if len(meant) > TAGS_MAX:
+        return replace(before, error=f"{rule.key}: means {len(meant):,} tags; narrow it to {TAGS_MAX:,} at most")
+    found: dict[str, Tagged] = {}
+    failures: dict[str, str] = {}
+    slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def look(tag: str) -> None:
+        known = before.tags.get(tag)
+        entry = locked.get(tag)
+        if not rule.follow and (known is not None or entry is not None):
+            found[tag] = known or _of_lock(entry)
+            return
+        try:
+            async with slots:
+                root = await source.resolve(tag)
+        except OciError as error:
+            if known is not None and not isinstance(error, NotFound):
+                found[tag] = known
+            else:
+                failures[tag] = f"tag {tag}: {advice(error)}"
+            return
+        same = known is not None and known.digest == root.digest
+        found[tag] = known if known is not None and same else Tagged(root.digest, root.media_type, root.size, now())
+
+    await asyncio.gather(*map(look, meant))
+    return Answer({tag: found[tag] for tag in meant if tag in found}, failures)
+
+
+async def _newest(rule: Rule, source: Source, meant: list[str]) -> list[str]:
+    """Return what ``keep`` leaves; OciError where it needs dates and cannot have them."""
+    if not rule.tags.needs_dates(meant):
+        return rule.tags.newest(meant)
+    if len(meant) > DATED_MAX:
+        raise OciError(
+            f"keep newest {rule.tags.keep} of {len(meant):,} tags that are no versions needs the date of each; "
+            f"narrow the rule to {DATED_MAX:,} tags at most"
+        )
+    slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def date(tag: str) -> float | None:
+        async with slots:
+            return await created_of(source, tag)
+
+    dates = await asyncio.gather(*map(date, meant))
+    known = {tag: moment for tag, moment in zip(meant, dates, strict=True) if moment is not None}
+    return rule.tags.newest(meant, known)
+
+
+def _of_lock(entry: LockEntry | None) -> Tagged:
+    assert entry is not None
+    return Tagged(entry.digest, entry.media_type, entry.size, entry.resolved.timestamp())
+
+
+def _nothing(rule: Rule, tags: Iterable[str]) -> str:
+    tags = list(tags)
+    nearest = rule.tags.nearest(tags)
+    hint = f"; nearest is {nearest}" if nearest is not None else ""
+    count = "1 tag" if len(tags) == 1 else f"{len(tags):,} tags"
+    return f"{rule.key}: matches nothing of {count}{hint}"

@@ -1,0 +1,380 @@
+"""Brings pinned images into the spool and the queue, each by a task of its own, for as long as they are wanted.
+
+Content is asked for by digest only, verified while it is written, and fetched once however many images share it.
+What one image cannot have, no other image suffers from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from time import time
+from typing import Final, cast
+
+import aiohttp
+import structlog
+
+from oci.closure import walk
+from oci.descriptor import Descriptor
+from oci.errors import OciError
+from oci.layout import Layout
+from oci.limits import MANIFEST_BYTES_MAX
+from oci.reference import parse_reference
+from protocol.release import ReleaseImage
+from runtime.errors import UserError
+from runtime.terminal import Progress
+from sender.config import Fetch, SenderSettings
+from sender.created import platforms_in
+from sender.desired import contents_of, read_image, release_image, write_image
+from sender.images import ANY, PinnedImage, wanted_type
+from sender.journal import SenderJournal
+from sender.lock import Lock, LockEntry, closure_digest, lock_entry
+from sender.prepare import Preparer
+from sender.sources import Sources, Spooled
+
+NOTE_S: Final = 0.3  # how often progress goes into the journal
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An image of which everything is in the spool and in the queue, and its line of the lock."""
+
+    image: ReleaseImage
+    entry: LockEntry
+
+
+class LockMismatch(ValueError):
+    """The lock says of an image what cannot be so; ``str()`` says what."""
+
+
+class Meter:
+    """Bytes of one image, done and to do."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.total = 0
+        self.noted = (0, 0)
+
+    def advance(self, count: int) -> None:
+        """Count bytes that have arrived, or were there already."""
+        self.done += count
+
+
+class Fetcher:
+    """Use as an async context manager, and from one event loop. *wake* is called whenever an image settles."""
+
+    def __init__(
+        self,
+        settings: SenderSettings,
+        journal: SenderJournal,
+        spool: Layout,
+        preparer: Preparer,
+        progress: Progress,
+        sources: Sources,
+        report: Callable[[str], None],
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.ready: dict[PinnedImage, Ready] = {}
+        self.failed: dict[PinnedImage, str] = {}
+        self.objects = 0  # queued since the start
+        self._settings = settings
+        self._journal = journal
+        self._spool = spool
+        self._preparer = preparer
+        self._progress = progress
+        self._sources = sources
+        self._report = report
+        self._wake = wake
+        self._lock = Lock()
+        self._jobs: dict[PinnedImage, asyncio.Task[None]] = {}
+        self._images_at_once: defaultdict[tuple[str, bool], asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(settings.fetch.parallel)
+        )
+        self._blobs_at_once: defaultdict[bool, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(settings.fetch.parallel_total)
+        )
+        self._being_fetched: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._meters: dict[PinnedImage, Meter] = {}
+        self._noting: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Fetcher:
+        self._noting = asyncio.ensure_future(self._note_progress())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        jobs = [*self._jobs.values(), *([self._noting] if self._noting else [])]
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+
+    # --- what is wanted ------------------------------------------------------------------------------------------
+
+    def want(self, pins: Iterable[PinnedImage], lock: Lock) -> None:
+        """Fetch these images, urgent ones first, and no others; what has failed is left to :meth:`retry`."""
+        before, self._lock = self._lock, lock
+        wanted = dict.fromkeys(sorted(pins, key=lambda pin: not pin.options.urgent))
+        for pin in [pin for pin in self._jobs if pin not in wanted]:
+            self._jobs.pop(pin).cancel()
+        self.ready = {pin: ready for pin, ready in self.ready.items() if pin in wanted}
+        self.failed = {pin: error for pin, error in self.failed.items() if pin in wanted}
+        self._meters = {pin: meter for pin, meter in self._meters.items() if pin in wanted}
+        for pin in [*self.ready, *self.failed]:
+            line = lock.entries.get(pin.slot)
+            known = self.ready.get(pin)
+            if line != before.entries.get(pin.slot) and line is not None and (known is None or known.entry != line):
+                self.ready.pop(pin, None)
+                self.failed.pop(pin, None)
+        for pin in wanted:
+            if pin not in self._jobs and pin not in self.ready and pin not in self.failed:
+                self._start(pin)
+
+    def retry(self) -> None:
+        """Try again what has failed, and look after what was ready: the spool may have lost something."""
+        for pin in [*self.failed, *self.ready]:
+            self._start(pin)
+
+    @property
+    def busy(self) -> tuple[PinnedImage, ...]:
+        """Images that are neither ready nor failed."""
+        return tuple(pin for pin in self._jobs if pin not in self.ready)
+
+    async def settled(self) -> None:
+        """Wait until every wanted image is ready or has failed."""
+        while self._jobs:
+            await asyncio.wait(self._jobs.values(), return_when=asyncio.FIRST_COMPLETED)
+
+    def _start(self, pin: PinnedImage) -> None:
+        job = asyncio.ensure_future(self._image(pin))
+        self._jobs[pin] = job
+        job.add_done_callback(partial(self._over, pin))
+
+    def _over(self, pin: PinnedImage, job: asyncio.Task[None]) -> None:
+        if self._jobs.get(pin) is job:
+            del self._jobs[pin]
+            self._wake()
+
+    # --- one image -----------------------------------------------------------------------------------------------
+
+    async def _image(self, pin: PinnedImage) -> None:
+        """Bring the image into the spool and the queue, and note what became of it."""
+        try:
+            image = await self._complete_before(pin)
+            if image is None:
+                self.ready.pop(pin, None)
+                async with self._images_at_once[pin.reference.registry, pin.options.urgent]:
+                    image = await self._fetch(pin)
+            entry = await self._entry(pin, image)
+            self.objects += await self._preparer.queue(pin.label, contents_of(image))
+        except (OciError, UserError, ValueError) as error:
+            self._fail(pin, advice(error, pin.reference.registry))
+        except OSError as error:
+            self._fail(pin, f"{error.filename or self._settings.state}: {error.strerror or error}")
+        else:
+            self.failed.pop(pin, None)
+            self.ready[pin] = Ready(image, entry)
+            self._note(pin, "ready")
+
+    async def _complete_before(self, pin: PinnedImage) -> ReleaseImage | None:
+        """Return the image if it was fetched whole before and the spool still has everything."""
+        known = self._journal.closure(self._key(pin))
+        if known is None or not known[1]:
+            return None
+        image = read_image({**known[0], "name": pin.target})
+        locked = self._locked(pin)
+        if locked is not None and locked.closure != closure_digest(image):
+            return None  # what referred to it then is to be brought, not what did when it was fetched here
+        self._check_lock(pin, image)
+        size = self._spool.blobs.size
+        contents = contents_of(image)
+        there = await asyncio.to_thread(lambda: all(size(part.digest) == part.size for part in contents))
+        return image if there else None
+
+    async def _fetch(self, pin: PinnedImage) -> ReleaseImage:
+        self._note(pin, "fetching")
+        meter = self._meters[pin] = Meter()
+        source = await self._sources.of(pin)
+        spooled = Spooled(source, self._spool)
+        root = (await spooled.manifest(pin.digest)).descriptor
+        types = artifact_types(self._settings.fetch, pin)
+        locked = self._locked(pin)
+        closure = await walk(
+            spooled,
+            root,
+            referrers=locked.recorded if locked is not None else bool(types),
+            artifact_types=lambda artifact_type: wanted_type(artifact_type, types),
+            platforms=frozenset(pin.options.platforms) or None,
+        )
+        for line in closure.skipped:
+            log.warning("referrer_left_out", image=pin.short, reason=line)
+        foreign = closure.foreign if self._settings.fetch.foreign_layers == "fetch" else []
+        image = release_image(pin.target, closure, foreign=bool(foreign))
+        self._check_lock(pin, image)
+        meter.total = sum(blob.size for blob in (*closure.blobs, *foreign))
+        jobs = [
+            self._blob(pin, blob, lambda layer: source.blob(layer, verify=False), meter, source.name)
+            for blob in closure.blobs
+        ]
+        jobs += [
+            self._blob(pin, blob, lambda layer: self._sources.foreign_layer(source, layer), meter) for blob in foreign
+        ]
+        await _all(jobs)
+        self._journal.save_closure(self._key(pin), write_image(image), True, time())
+        return image
+
+    async def _blob(
+        self,
+        pin: PinnedImage,
+        blob: Descriptor,
+        opener: Callable[[Descriptor], AsyncIterator[bytes]],
+        meter: Meter,
+        source: str = "",
+    ) -> None:
+        """Bring one blob into the spool, which verifies it; whoever asks for the same meanwhile waits for it."""
+        store = self._spool.blobs
+        async with self._being_fetched[blob.digest]:
+            if await asyncio.to_thread(store.size, blob.digest) == blob.size:
+                meter.advance(blob.size)
+                return
+            async with self._blobs_at_once[pin.options.urgent]:
+                chunks = cast(AsyncGenerator[bytes, None], opener(blob))
+                async with aclosing(chunks):
+                    await store.write_stream(blob.digest, blob.size, chunks, meter.advance, source=source)
+
+    async def _entry(self, pin: PinnedImage, image: ReleaseImage) -> LockEntry:
+        """Return the line of the lock; one that is there and right keeps its time."""
+        locked, types = self._locked(pin), artifact_types(self._settings.fetch, pin)
+        read = partial(self._spool.blobs.read, size_max=MANIFEST_BYTES_MAX)
+        platforms = await asyncio.to_thread(platforms_in, read, image)
+        return lock_entry(
+            pin,
+            image,
+            platforms,
+            types=None if types == ANY else types,
+            foreign=self._settings.fetch.foreign_layers == "fetch",
+            resolved=locked.resolved if locked is not None else datetime.now(UTC).replace(microsecond=0),
+        )
+
+    # --- the lock ------------------------------------------------------------------------------------------------
+
+    def _locked(self, pin: PinnedImage) -> LockEntry | None:
+        """Return the line of the lock that resolved *pin* as it is asked for now."""
+        entry = self._lock.entries.get(pin.slot)
+        if entry is None or entry.image != pin.label or entry.digest != pin.digest:
+            return None
+        types = artifact_types(self._settings.fetch, pin)
+        asked = (entry.only, ANY if entry.types is None else entry.types, entry.foreign)
+        same = asked == (pin.options.platforms, types, self._settings.fetch.foreign_layers == "fetch")
+        return entry if same else None
+
+    def _check_lock(self, pin: PinnedImage, image: ReleaseImage) -> None:
+        locked = self._locked(pin)
+        if locked is None:
+            return
+        found = (image.root.size, image.root.media_type, closure_digest(image))
+        said = (locked.size, locked.media_type, locked.closure)
+        for name, one, other in zip(("size", "mediaType", "closure"), said, found, strict=True):
+            if one != other:
+                raise LockMismatch(
+                    f"{self._settings.lock_file}: {locked.image}: {name} is {one}; the image has {other}; "
+                    "mend the line, or delete it to have it resolved again"
+                )
+
+    def _key(self, pin: PinnedImage) -> str:
+        """What decides the closure of a pin: repositories differ in referrers, options in what is taken along."""
+        return closure_key(
+            pin.reference.name,
+            pin.digest,
+            only=pin.options.platforms,
+            types=artifact_types(self._settings.fetch, pin),
+            foreign=self._settings.fetch.foreign_layers == "fetch",
+        )
+
+    # --- what people see -------------------------------------------------------------------------------------------
+
+    def _fail(self, pin: PinnedImage, error: str) -> None:
+        self.ready.pop(pin, None)
+        self.failed[pin] = error
+        self._note(pin, "failed", error)
+        self._report(f"{pin.short}: {error}")
+
+    def _note(self, pin: PinnedImage, state: str, error: str | None = None) -> None:
+        reference, source = str(pin.reference), str(pin.origin)
+        self._journal.note_image(pin.options.collection, reference, source, pin.digest, state, time(), error)
+
+    async def _note_progress(self) -> None:
+        """Show progress on the terminal and in the journal, the last state included."""
+        bars: dict[PinnedImage, int] = {}
+        try:
+            while True:
+                self._note_meters(bars)
+                await asyncio.sleep(NOTE_S)
+        finally:
+            self._note_meters(bars)
+            for bar in bars.values():
+                self._progress.remove(bar)
+
+    def _note_meters(self, bars: dict[PinnedImage, int]) -> None:
+        for pin, meter in list(self._meters.items()):
+            now = (meter.done, meter.total)
+            if now != meter.noted:
+                meter.noted = now
+                self._journal.note_progress(pin.options.collection, str(pin.reference), *now)
+                if pin not in bars:
+                    bars[pin] = self._progress.add(f"fetch {pin.label}")
+                self._progress.update(bars[pin], completed=meter.done, total=meter.total)
+        for pin in [pin for pin in bars if pin in self.ready or pin not in self._meters]:
+            self._progress.remove(bars.pop(pin))
+            self._meters.pop(pin, None)
+
+
+def closure_key(
+    name: str, digest: str, *, only: Sequence[str] = (), types: Sequence[str] = ANY, foreign: bool = False
+) -> str:
+    """Return what the journal knows a closure by: repositories differ in referrers, options in what comes along."""
+    return f"{name}@{digest} {'fetch' if foreign else 'leave'} only={','.join(only)} types={','.join(types)}"
+
+
+def closure_of(journal: SenderJournal, entry: LockEntry) -> ReleaseImage | None:
+    """Return the image that a line of the lock stands for, without tags; None if the journal does not know it."""
+    reference = parse_reference(entry.image)
+    types = ANY if entry.types is None else entry.types
+    known = journal.closure(
+        closure_key(reference.name, entry.digest, only=entry.only, types=types, foreign=entry.foreign)
+    )
+    if known is None:
+        return None
+    image = read_image({**known[0], "name": entry.target or reference.name})
+    return image if closure_digest(image) == entry.closure else None
+
+
+def artifact_types(fetch: Fetch, pin: PinnedImage) -> tuple[str, ...]:
+    """Return the artifact types of the referrers that travel with *pin*, as patterns."""
+    if pin.options.referrers is not None:
+        return pin.options.referrers
+    return ANY if fetch.referrers else ()
+
+
+async def _all(jobs: Sequence[Coroutine[None, None, None]]) -> None:
+    """Run all jobs to their end, so that one bad blob wastes no other, then raise the first error."""
+    results = await asyncio.gather(*jobs, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+def advice(error: Exception, registry: str) -> str:
+    """The line of *error*, with the key of sender.yaml that mends it where there is one."""
+    line = str(error)
+    if isinstance(error.__cause__, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
+        return f'{line}; sender.yaml: fetch.registries: {{"{registry}": {{ca: FILE}}}}'
+    if isinstance(error.__cause__, aiohttp.ClientSSLError | ssl.SSLError):
+        return f'{line}; sender.yaml: fetch.registries: {{"{registry}": {{plain_http: true}}}}'
+    return line

@@ -1,0 +1,200 @@
+"""Asks registries about the rules of images.yaml, again and again, each rule by a task of its own.
+
+A rule that gets no answer keeps the answer before and is asked about again, later and later; no other rule waits for
+it. Answers and when to ask next are in the journal, so a restart asks about nothing earlier than was due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from oci.errors import OciError
+from runtime.errors import UserError
+from sender.ask import ask
+from sender.config import SenderSettings
+from sender.decisions import Asked, Decisions
+from sender.fetcher import advice
+from sender.images import Rule
+from sender.lock import Lock, LockEntry
+from sender.resolve import Answer
+from sender.sources import Sources
+
+JITTER: Final = 0.1  # share of an interval
+RETRY_S: Final = 60.0  # after a failure, doubled for each further one, up to the rule's interval
+FLUSH_S: Final = 0.5
+_NEVER: Final = 10 * 366 * 86_400.0
+
+log = structlog.get_logger()
+
+
+class Watch:
+    """Use as an async context manager. *wake* is called when an answer is not the one before."""
+
+    def __init__(
+        self,
+        settings: SenderSettings,
+        decisions: Decisions,
+        sources: Sources,
+        wake: Callable[[], None],
+        *,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._settings = settings
+        self._decisions = decisions
+        self._sources = sources
+        self._wake = wake
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        self._asked = decisions.answers()
+        self._failures: dict[str, int] = {}
+        self._rules: dict[str, Rule] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._pokes: dict[str, asyncio.Event] = {}
+        self._lock = Lock()
+        self._unsaved: dict[str, Asked] = {}
+        self._flushing: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Watch:
+        self._flushing = asyncio.ensure_future(self._keep_flushing())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        tasks = [*self._tasks.values(), *([self._flushing] if self._flushing else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._flush()
+
+    @property
+    def answers(self) -> dict[str, Answer]:
+        """What is known of each rule, by its key."""
+        return {key: asked.answer for key, asked in self._asked.items()}
+
+    def know(self, rules: Iterable[Rule], lock: Lock) -> None:
+        """Take the rules of images.yaml; answers about others are forgotten. Rules with one key ask once."""
+        self._lock = lock
+        known: dict[str, Rule] = {}
+        for rule in rules:
+            same = known.get(rule.key)
+            if same is None or self._interval(rule) < self._interval(same):
+                known[rule.key] = rule
+        gone = self._asked.keys() - known.keys()
+        for key in gone:
+            del self._asked[key]
+            self._unsaved.pop(key, None)
+        if gone:
+            self._decisions.keep_answers(known)
+        self._rules = known
+
+    def follow(self) -> None:
+        """Ask about every known rule from now on, when it is due."""
+        for key in self._tasks.keys() - self._rules.keys():
+            self._tasks.pop(key).cancel()
+            self._pokes.pop(key, None)
+        for key in self._rules.keys() - self._tasks.keys():
+            self._pokes[key] = asyncio.Event()
+            self._tasks[key] = asyncio.ensure_future(self._keep_asking(key))
+
+    async def ask_all(self) -> None:
+        """Ask about every known rule once, now."""
+        await asyncio.gather(*map(self._ask, list(self._rules)))
+
+    def poke(self, name: str) -> int:
+        """Ask at once about the rules whose repository is *name*, with or without its registry; return how many."""
+        found = [
+            key
+            for key, rule in self._rules.items()
+            if name in (rule.reference.name, rule.reference.repository) and key in self._pokes
+        ]
+        for key in found:
+            self._pokes[key].set()
+        return len(found)
+
+    async def _keep_asking(self, key: str) -> None:
+        while True:
+            asked = self._asked.get(key)
+            delay = 0.0 if asked is None else asked.due - time.time()
+            poke = self._pokes[key]
+            if delay > 0:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(poke.wait(), min(delay, _interval_max(self._interval(self._rules[key]))))
+                if not poke.is_set() and time.time() < self._asked[key].due:
+                    continue  # the interval was changed, or the clock
+            poke.clear()
+            await self._ask(key)
+
+    async def _ask(self, key: str) -> None:
+        rule = self._rules[key]
+        before = self._asked.get(key)
+        answer = await self._answer(rule, before.answer if before else None)
+        if key not in self._rules:
+            return
+        failed = answer.error is not None or bool(answer.failures)
+        self._failures[key] = self._failures.get(key, 0) + 1 if failed else 0
+        now = time.time()
+        self._asked[key] = self._unsaved[key] = Asked(answer, now, now + self._delay(rule))
+        if before is None or before.answer != answer:
+            log.debug("answered", rule=key, tags=len(answer.tags), error=answer.error)
+            self._wake()
+
+    async def _answer(self, rule: Rule, before: Answer | None) -> Answer:
+        def mend(error: Exception) -> str:
+            return advice(error, rule.reference.registry)
+
+        try:
+            if rule.origin.kind == "registry":
+                source = await self._sources.repository(rule.reference)
+            else:
+                source = await self._sources.folder(rule.origin)
+            return await ask(rule, source, before, self._locked(rule), now=time.time, advice=mend)
+        except (OciError, UserError, ValueError) as error:
+            reason = mend(error)
+        except OSError as error:
+            reason = f"{error.filename or rule.origin}: {error.strerror or error}"
+        before = before or Answer()
+        return Answer(before.tags, before.failures, f"{rule.key}: {reason}")
+
+    def _locked(self, rule: Rule) -> dict[str, LockEntry]:
+        name = (rule.options.collection, rule.options.target or rule.reference.name)
+        entries = self._lock.entries
+        if rule.tags.exact:
+            found = {tag: entries.get((*name, tag)) for tag in rule.tags.exact}
+        else:
+            found = {slot[2]: entry for slot, entry in entries.items() if slot[:2] == name}
+        return {
+            tag: entry
+            for tag, entry in found.items()
+            if entry is not None and entry.image == f"{rule.reference.name}:{tag}"
+        }
+
+    def _interval(self, rule: Rule) -> float:
+        """Seconds between two questions; without end if the settings say never."""
+        own = rule.options.interval
+        return own if own is not None else self._settings.fetch.interval or _NEVER
+
+    def _delay(self, rule: Rule) -> float:
+        interval = self._interval(rule)
+        failures = self._failures.get(rule.key, 0)
+        if failures:
+            interval = min(interval, RETRY_S * 2 ** min(failures - 1, 20))
+        return interval * self._rng.uniform(1 - JITTER, 1 + JITTER)
+
+    async def _keep_flushing(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._unsaved:
+            self._decisions.save_answers(self._unsaved)
+            self._unsaved = {}
+
+
+def _interval_max(interval: float) -> float:
+    return interval * (1 + JITTER)
