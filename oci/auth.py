@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 from yarl import URL
 
 from oci import limits
+from oci.budget import Budget
 from oci.credentials import Credential, CredentialSource
 from oci.errors import Unauthorized, Unreachable
 from oci.http import Call, HttpClient, Reply, one_line
@@ -76,12 +77,16 @@ class Authenticator:
         credentials: CredentialSource,
         *,
         plain_http: bool = False,
+        budget: Budget | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
         self._http = http
         self._credentials = credentials
         self._plain_http = plain_http
+        # A token service works for one registry as a rule: it is asked out of that registry's budget, and its failure
+        # is the registry's, of which nothing can be had without a token.
+        self._budget = budget
         self._clock = clock
         self._challenge: Challenge | None = None
         self._tokens: dict[Scopes, _Token] = {}
@@ -138,7 +143,7 @@ class Authenticator:
             query += [("service", service)] if service else []
             query += [("scope", scope) for scope in scopes]
             authorization = _basic(credential) if credential is not None else None
-            call = Call("GET", realm.with_query(query), where, authorization=authorization)
+            call = Call("GET", realm.with_query(query), where, authorization=authorization, budget=self._budget)
             reply = await self._http.fetch(call, limits.TOKEN_BODY_BYTES_MAX)
         return _parse_token(reply, where, self._registry, credential is not None, started)
 
@@ -153,7 +158,7 @@ class Authenticator:
             "scope": " ".join(scopes),
         }
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        call = Call("POST", realm, where, headers=headers, body=urlencode(form).encode())
+        call = Call("POST", realm, where, headers=headers, body=urlencode(form).encode(), budget=self._budget)
         return await self._http.fetch(call, limits.TOKEN_BODY_BYTES_MAX)
 
     def _realm(self, challenge: Challenge) -> URL:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import Final
 
 import aiohttp
@@ -45,7 +45,10 @@ async def download(
         before = position
         try:
             # A caller who stops early closes us, and with us the connection.
-            async with aclosing(_from(connection, path, descriptor, position, where, scopes)) as pieces:
+            async with (
+                connection.budget.blob() if connection.budget is not None else nullcontext(),
+                aclosing(_from(connection, path, descriptor, position, where, scopes)) as pieces,
+            ):
                 async for chunk in pieces:
                     position += len(chunk)
                     if expected is not None:
@@ -59,7 +62,7 @@ async def download(
             attempt = 0 if position - before >= limits.BLOB_CHUNK_BYTES else attempt + 1
             if attempt > limits.RETRIES_MAX:
                 raise
-            await connection.http.backoff(attempt, error)
+            await connection.http.backoff(attempt, error, paused=connection.budget is not None)
     if expected is not None:
         got = f"{descriptor.digest.partition(':')[0]}:{expected.hexdigest()}"
         if got != descriptor.digest:
