@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from oci import limits
-from oci.errors import Unreachable
+from oci.errors import LeftAlone, Unreachable
 
 State = Literal["closed", "open", "half-open"]
 """Of the circuit breaker: asked as usual, left alone, tried with one request."""
@@ -102,7 +102,7 @@ class Budget:
     def turn(self, *, counted: bool = False) -> AbstractAsyncContextManager[None]:
         """Wait for one request's turn; send it, and read its answer if that is short, inside.
 
-        *counted* requests use up a pull quota, such as Docker Hub's: GET of a manifest, not HEAD. Raises Unreachable
+        *counted* requests use up a pull quota, such as Docker Hub's: GET of a manifest, not HEAD. Raises LeftAlone
         at once while the registry is left alone, or asked for a pause beyond limits.RETRY_AFTER_SECONDS_MAX. An
         Unreachable that leaves the block is a failure of the registry, or its wish to be asked later (429).
         """
@@ -220,19 +220,17 @@ class Budget:
     def _check(self) -> None:
         """Raise Unreachable if this registry is not to be asked, nor waited for."""
         if self._open_until is not None and not self._probing and (wait := self._open_until - self._clock()) > 0:
-            raise Unreachable(
+            raise LeftAlone(
                 f"{self.name}: left alone until {self._time(self._open_until)} after {self._failures} failures: "
                 f"{self._last_error}",
                 retry_after_seconds=wait,
-                elsewhere=True,
             ) from self._cause
         if (pause := self._pause_s()) > limits.RETRY_AFTER_SECONDS_MAX:
-            raise Unreachable(
+            raise LeftAlone(
                 f"{self.name}: it asks not to be asked until {self._time(self._paused_until)} "
                 f"(rate limit{self._left()}); log in or try later",
                 status=429,
                 retry_after_seconds=pause,
-                elsewhere=True,
             )
 
     def _failed(self, error: Unreachable, started: float, probe: bool) -> None:

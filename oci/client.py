@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
@@ -35,7 +34,7 @@ from oci.http import CONNECTIONS_PER_HOST, HttpClient, Reply, TlsOptions
 from oci.paging import pages
 from oci.reference import check_registry, check_repository, is_tag
 from oci.referrer_listing import add_to_fallback, list_referrers
-from oci.store import BlobOpener, Progress
+from oci.store import BlobOpener, Progress, TagList
 from oci.upload import Uploader, check_answer_digest
 
 _ACCEPT: Final = {"Accept": ", ".join(sorted(MANIFEST_TYPES) + list(DOCKER_SCHEMA1))}
@@ -86,14 +85,6 @@ class Registry:
     def repository(self, path: str) -> RegistryRepository:
         """Return the repository *path*, such as ``library/nginx``; nothing is asked of the registry yet."""
         return RegistryRepository(self._connection, check_repository(path), self._fallback_lock)
-
-
-@dataclass(frozen=True, slots=True)
-class TagList:
-    """All tags, sorted. *etag* lets the next question be a conditional one; None if the list cannot be asked so."""
-
-    tags: list[str]
-    etag: str | None
 
 
 class RegistryRepository:

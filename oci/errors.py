@@ -33,7 +33,11 @@ class Unreachable(OciError):
         super().__init__(message)
         self.status = status  # of the HTTP answer, None if there was none
         self.retry_after_seconds = retry_after_seconds  # what the server asked for, if it did
-        self.elsewhere = elsewhere  # not at the host that was asked: behind a redirect, or never sent
+        self.elsewhere = elsewhere  # behind a redirect to another host than the one that was asked
+
+
+class LeftAlone(Unreachable):
+    """Not asked at all: it failed too often in a row, or asked for a long pause (``retry_after_seconds``)."""
 
 
 class ContentMismatch(OciError):

@@ -25,7 +25,7 @@ from yarl import URL
 
 from oci import limits
 from oci.budget import Budget
-from oci.errors import Misconfigured, OciError, TooLarge, Unreachable
+from oci.errors import LeftAlone, Misconfigured, OciError, TooLarge, Unreachable
 
 BodyFactory = Callable[[], AsyncIterator[bytes]]
 """Makes the request body afresh for each attempt."""
@@ -132,11 +132,15 @@ class HttpClient:
         Any status comes back as a Reply, save 429 and 5xx that outlast the retries: Unreachable.
         """
         attempt = 0
+        failure: Transient | None = None
         while True:
             try:
                 async with call.turn():
                     return await self._fetch_in_time(call, body_bytes_max)
+            except LeftAlone as error:
+                raise (failure or error) from (failure or error).__cause__  # our own news before that of others
             except Transient as error:
+                failure = error
                 if attempt >= call.retries:
                     raise
                 await self.backoff(attempt, error, paused=call.budget is not None)

@@ -14,6 +14,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import structlog
@@ -29,6 +30,7 @@ from sender.fetch_round import Outcome, Round
 from sender.images import ImageList, load_images
 from sender.journal import SenderJournal
 from sender.prepare import Preparer
+from sender.sources import Sources
 
 ROLE: Final = "fetch"
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -93,13 +95,18 @@ class _Role:
     async def _rounds(self) -> int:
         self._publish("starting")
         spool = Layout(self._settings.spool)
-        with Preparer(self._settings, spool.blobs) as preparer, Progress() as progress:
+        scratch = self._settings.state / "scratch"
+        async with AsyncExitStack() as stack:
+            sources = await stack.enter_async_context(Sources(self._settings.fetch, scratch))
+            preparer = stack.enter_context(Preparer(self._settings, spool.blobs))
+            progress = stack.enter_context(Progress())
             changes = self._changes()
             first = True
             async for _ in changes:
                 images = self._load(must=self._once)
                 if images is not None:
-                    await self._round(images, spool, preparer, progress)
+                    one = Round(self._settings, self._journal, spool, preparer, progress, self._report, sources)
+                    await self._round(one, images)
                 if first:
                     notify.ready()
                     first = False
@@ -108,9 +115,9 @@ class _Role:
                     return 1 if self.failed else 0
         raise AssertionError("the stream of changes has no end")
 
-    async def _round(self, images: ImageList, spool: Layout, preparer: Preparer, progress: Progress) -> None:
+    async def _round(self, one: Round, images: ImageList) -> None:
         self._publish("fetching", images=len(images.images), faults=list(images.faults))
-        outcome = await Round(self._settings, self._journal, spool, preparer, progress, self._report).run(images)
+        outcome = await one.run(images)
         self.failed = outcome.failed
         self._publish("idle", images=len(images.images), faults=list(images.faults), **_counts(outcome))
         notify.status(f"{outcome.ready} images ready, {outcome.failed} failed")

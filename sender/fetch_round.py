@@ -19,8 +19,10 @@ import structlog
 
 from oci.closure import walk
 from oci.descriptor import Descriptor
-from oci.errors import OciError
+from oci.errors import ContentMismatch, OciError
 from oci.layout import Layout
+from oci.mirrors import distrust
+from oci.store import Source
 from protocol.release import ReleaseImage
 from runtime.errors import UserError
 from runtime.terminal import Progress
@@ -70,6 +72,7 @@ class Round:
         preparer: Preparer,
         progress: Progress,
         report: Callable[[str], None],
+        sources: Sources,
     ) -> None:
         self._settings = settings
         self._journal = journal
@@ -77,8 +80,11 @@ class Round:
         self._preparer = preparer
         self._progress = progress
         self._report = report
-        self._images_at_once = asyncio.Semaphore(settings.fetch.parallel)
-        self._blobs_at_once = asyncio.Semaphore(settings.fetch.parallel)
+        self._sources = sources
+        # For each place its own, so that one that does not answer holds up none but its own images.
+        self._images_at_once: defaultdict[str, asyncio.Semaphore] = defaultdict(self._slots)
+        self._blobs_at_once: defaultdict[str, asyncio.Semaphore] = defaultdict(self._slots)
+        self._all_blobs = asyncio.Semaphore(settings.fetch.parallel_total)
         self._being_fetched: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._meters: dict[PinnedImage, Meter] = {}
         self._objects = 0
@@ -90,8 +96,7 @@ class Round:
             self._journal.keep_images(collection, [str(pin.reference) for pin in images.images])
         noting = asyncio.ensure_future(self._note_progress())
         try:
-            async with Sources(self._settings.fetch, self._settings.state / "scratch") as sources:
-                done = await asyncio.gather(*(self._image(sources, pin) for pin in images.images))
+            done = await asyncio.gather(*(self._image(pin) for pin in images.images))
         finally:
             noting.cancel()
             with suppress(asyncio.CancelledError):
@@ -103,13 +108,16 @@ class Round:
         proposed = self._journal.propose(collection, state, time.time())
         return Outcome(len(ready), len(failed) + len(images.faults), self._objects, proposed)
 
-    async def _image(self, sources: Sources, pin: PinnedImage) -> ReleaseImage | None:
+    def _slots(self) -> asyncio.Semaphore:
+        return asyncio.Semaphore(self._settings.fetch.parallel)
+
+    async def _image(self, pin: PinnedImage) -> ReleaseImage | None:
         """Return the image once all of it is in the spool and in the queue, None if it failed."""
         try:
             image = await self._complete_before(pin)
             if image is None:
-                async with self._images_at_once:
-                    image = await self._fetch(sources, pin)
+                async with self._images_at_once[_place(pin)]:
+                    image = await self._fetch(pin)
             objects = await self._preparer.queue(pin.short.partition("@")[0], contents_of(image))
             self._objects += objects
         except (OciError, UserError, ValueError) as error:
@@ -132,10 +140,10 @@ class Round:
         there = await asyncio.to_thread(lambda: all(size(part.digest) == part.size for part in contents))
         return image if there else None
 
-    async def _fetch(self, sources: Sources, pin: PinnedImage) -> ReleaseImage:
+    async def _fetch(self, pin: PinnedImage) -> ReleaseImage:
         self._note(pin, "fetching")
         meter = self._meters[pin] = Meter()
-        source = await sources.of(pin)
+        source = await self._sources.of(pin)
         spooled = Spooled(source, self._spool)
         root = (await spooled.manifest(pin.digest)).descriptor
         options = self._settings.fetch
@@ -146,11 +154,13 @@ class Round:
         foreign = closure.foreign if options.foreign_layers == "fetch" else []
         image = release_image(pin.reference.name, closure, foreign=bool(foreign))
         meter.total = sum(blob.size for blob in (*closure.blobs, *foreign))
+        place = _place(pin)
         jobs = [
-            self._blob(blob, lambda layer: source.blob(layer, verify=False), meter, source.name)
+            self._blob(blob, lambda layer: source.blob(layer, verify=False), meter, place, source)
             for blob in closure.blobs
         ]
-        jobs += [self._blob(blob, lambda layer: sources.foreign_layer(source, layer), meter) for blob in foreign]
+        outside = self._sources.foreign_layer
+        jobs += [self._blob(blob, lambda layer: outside(source, layer), meter, place) for blob in foreign]
         await _all(jobs)
         self._journal.save_closure(self._key(pin), write_image(image), True, time.time())
         return image
@@ -160,18 +170,27 @@ class Round:
         blob: Descriptor,
         opener: Callable[[Descriptor], AsyncIterator[bytes]],
         meter: Meter,
-        source: str = "",
+        place: str,
+        source: Source | None = None,
     ) -> None:
         """Bring one blob into the spool, which verifies it; whoever asks for the same meanwhile waits for it."""
         store = self._spool.blobs
+        name = source.name if source is not None else ""
         async with self._being_fetched[blob.digest]:
             if await asyncio.to_thread(store.size, blob.digest) == blob.size:
                 meter.advance(blob.size)
                 return
-            async with self._blobs_at_once:
-                chunks = cast(AsyncGenerator[bytes, None], opener(blob))
-                async with aclosing(chunks):
-                    await store.write_stream(blob.digest, blob.size, chunks, meter.advance, source=source)
+            async with self._blobs_at_once[place], self._all_blobs:
+                while True:
+                    try:
+                        chunks = cast(AsyncGenerator[bytes, None], opener(blob))
+                        async with aclosing(chunks):
+                            await store.write_stream(blob.digest, blob.size, chunks, meter.advance, source=name)
+                        return
+                    except ContentMismatch:
+                        if not distrust(source, blob.digest):
+                            raise
+                        meter.advance(-blob.size)
 
     def _failed(self, pin: PinnedImage, error: str) -> None:
         self._note(pin, "failed", error)
@@ -210,6 +229,11 @@ class Round:
         referrers = options.referrers if pin.referrers is None else pin.referrers
         flags = f"{'referrers' if referrers else 'bare'} {options.foreign_layers}"
         return f"{pin.reference.name}@{pin.digest} {flags}"
+
+
+def _place(pin: PinnedImage) -> str:
+    """What can be slow or out of order by itself: a registry, or a folder."""
+    return pin.reference.registry if pin.origin.kind == "registry" else str(pin.origin)
 
 
 async def _all(jobs: Sequence[Coroutine[None, None, None]]) -> None:

@@ -50,7 +50,8 @@ link:
 #   carousel: 1h                   # how often all that is desired is sent again while the link is idle; 0: never
 
 # fetch:
-#   parallel: 4                    # images, and blobs, fetched at once
+#   parallel: 4                    # images, and blobs, fetched at once from one registry
+#   parallel_total: 32             # and blobs from all of them, so that no slow one is in the others' way
 #   interval: 5m                   # failed images are tried again, and images.yaml is read again; 0: never
 #   referrers: true                # signatures, SBOMs and attestations travel with the image
 #   foreign_layers: leave          # layers that registries may not hold: leave, or fetch from their urls
@@ -59,7 +60,16 @@ link:
 #     registry.example:5000:
 #       ca: ca.pem                 # certificates to trust besides the system's
 #       plain_http: false          # true: HTTP without TLS, for this registry only
-#       location: mirror.example/hub   # ask a mirror instead; images keep their names
+#       cert: client.pem           # the certificate to show, and its key
+#       key: client.key
+#       username: mirror           # a login that goes before docker_config
+#       password_file: password    # not for everyone to read; or password_env: NAME_OF_A_VARIABLE
+#       requests: 20/s             # asked at most so often
+#       parallel: 4                # blobs read at once; the default is fetch.parallel
+#       mirrors: [mirror.example/hub]  # asked first for what a digest names; tags are the registry's to say
+#       mirrors_resolve: false     # true: a mirror may say what a tag means, too
+#     quay.io:
+#       location: mirror.example/quay  # ask a mirror instead; images keep their names
 
 # logs:
 #   format: auto                   # console on a terminal, json elsewhere

@@ -32,6 +32,7 @@ from sender.fetch_round import Outcome, Round
 from sender.images import load_images
 from sender.journal import QueuedObject, SenderJournal
 from sender.prepare import Preparer
+from sender.sources import Sources
 from tests.oci.conftest import registry_data, registry_host, serve  # noqa: F401 - fixtures
 
 REPOSITORY_ROOT = Path(__file__).parents[2]
@@ -86,10 +87,11 @@ class Site:
         settings, journal = self.settings(), self.journal()
         spool = Layout(settings.spool)
         try:
-            with Preparer(settings, spool.blobs) as preparer, Progress(show=False) as progress:
-                self.said.clear()
-                one = Round(settings, journal, spool, preparer, progress, self.said.append)
-                return await one.run(load_images(settings.images))
+            async with Sources(settings.fetch, settings.state / "scratch") as sources:
+                with Preparer(settings, spool.blobs) as preparer, Progress(show=False) as progress:
+                    self.said.clear()
+                    one = Round(settings, journal, spool, preparer, progress, self.said.append, sources)
+                    return await one.run(load_images(settings.images))
         finally:
             journal.close()
 
