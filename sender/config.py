@@ -163,6 +163,13 @@ class Fetch(Section):
         return min(rates, default=REQUESTS_PER_SECOND), min(blobs, default=self.parallel)
 
 
+class Webhook(Section):
+    """Where registries may tell of pushes."""
+
+    listen: HostPort
+    secret_file: ConfigPath
+
+
 class Logs(Section):
     """What is written to standard error."""
 
@@ -184,6 +191,7 @@ class SenderSettings(Settings):
     link: Link
     repeats: Repeats = Repeats()
     fetch: Fetch = Fetch()
+    webhook: Webhook | None = None
     logs: Logs = Logs()
 
     @property

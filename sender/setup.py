@@ -71,6 +71,10 @@ link:
 #     quay.io:
 #       location: mirror.example/quay  # ask a mirror instead; images keep their names
 
+# webhook:                         # where registries may tell of pushes, to be looked at at once
+#   listen: 127.0.0.1:8081         # POST /hook with Authorization: Bearer SECRET, or POST /hook/SECRET
+#   secret_file: keys/webhook.secret   # one line, not for everyone to read
+
 # logs:
 #   format: auto                   # console on a terminal, json elsewhere
 #   level: info                    # debug, info, warning or error
