@@ -232,7 +232,9 @@ class HttpClient:
                 proxy=_proxy_for(call.url),
             )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise explain(error, call.where, call.url) from error
+            # What the library says of a proxy that refuses holds the proxy's password: it is not to be chained.
+            cause = None if isinstance(error, aiohttp.ClientHttpProxyError) else error
+            raise explain(error, call.where, call.url) from cause
 
 
 class _ServerError(Unreachable):
@@ -320,6 +322,14 @@ def explain(error: Exception, where: str, url: URL) -> OciError:
         )
     if isinstance(error, aiohttp.InvalidURL):
         return Unreachable(f"{where}: the server named an address that is not a URL")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        advice = "its login belongs into HTTPS_PROXY" if error.status == 407 else "does it allow this host?"
+        return Transient(f"{where}: the proxy does not connect us to {host} ({error.status}); {advice}")
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        detail = error.strerror or "no answer"
+        return Transient(
+            one_line(f"{where}: cannot connect to the proxy {error.host}:{error.port} ({detail}); check HTTPS_PROXY")
+        )
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return Transient(f"{where}: host name {url.host!r} not found; check the name and the DNS")
     if isinstance(error, TimeoutError):

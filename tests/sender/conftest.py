@@ -33,7 +33,7 @@ from sender.images import load_images
 from sender.journal import QueuedObject, SenderJournal
 from sender.prepare import Preparer
 from sender.sources import Sources
-from tests.oci.conftest import registry_data, registry_host, serve  # noqa: F401 - fixtures
+from tests.oci.conftest import locked_registry, registry_data, registry_host, serve  # noqa: F401 - fixtures
 
 REPOSITORY_ROOT = Path(__file__).parents[2]
 
