@@ -227,9 +227,8 @@ class Budget:
             ) from self._cause
         if (pause := self._pause_s()) > limits.RETRY_AFTER_SECONDS_MAX:
             raise LeftAlone(
-                f"{self.name}: it asks not to be asked until {self._time(self._paused_until)} "
-                f"(rate limit{self._left()}); log in or try later",
-                status=429,
+                f"{self.name}: it asks not to be asked until {self._time(self._paused_until)}{self._left()}; "
+                "log in for a higher limit, or try later",
                 retry_after_seconds=pause,
             )
 
@@ -270,7 +269,7 @@ class Budget:
         self._open_s = limits.BREAKER_SECONDS_BASE
 
     def _left(self) -> str:
-        return f", {self._quota.remaining:,} of {self._quota.limit:,} left" if self._quota is not None else ""
+        return f" ({self._quota.remaining:,} of {self._quota.limit:,} left)" if self._quota is not None else ""
 
     def _at(self, moment: float) -> float:
         return self._wall() + moment - self._clock()

@@ -46,7 +46,7 @@ class Registry:
     """One registry host. Use as an async context manager; all its repositories share one connection pool.
 
     *plain_http* is never assumed, not for localhost either. An *http* client passed in stays the caller's to close.
-    Without a *budget* nothing is held back.
+    Without a *budget* nothing is held back. *retries* is limits.RETRIES_MAX unless it is given.
     """
 
     def __init__(
@@ -58,13 +58,16 @@ class Registry:
         plain_http: bool = False,
         http: HttpClient | None = None,
         budget: Budget | None = None,
+        retries: int | None = None,
     ) -> None:
         self.host = check_registry(host)
         self.budget = budget
         self._own_http = http is None
         self._http = http or HttpClient(tls, connections_per_host=_connections(budget))
         auth = Authenticator(self.host, self._http, credentials or Anonymous(), plain_http=plain_http, budget=budget)
-        self._connection = Connection(self.host, self._http, auth, plain_http=plain_http, budget=budget)
+        self._connection = Connection(
+            self.host, self._http, auth, plain_http=plain_http, budget=budget, retries=retries
+        )
         self._fallback_lock = asyncio.Lock()
 
     async def __aenter__(self) -> Self:

@@ -45,13 +45,20 @@ class Connection:
         *,
         plain_http: bool,
         budget: Budget | None = None,
+        retries: int | None = None,
     ) -> None:
         host = _HUB_HOST if registry == DOCKER_HUB else registry
         self.registry = registry
         self.http = http
         self.budget = budget
+        self._retries = retries
         self.base = URL(f"{'http' if plain_http else 'https'}://{host}/v2/")
         self._auth = auth
+
+    @property
+    def retries(self) -> int:
+        """How often at most a request is sent again, unless it says otherwise itself."""
+        return limits.RETRIES_MAX if self._retries is None else self._retries
 
     def url(self, path: str) -> URL:
         """Return the address of *path* beneath ``/v2/``; the path is taken as written."""
@@ -68,14 +75,15 @@ class Connection:
         body: bytes | BodyFactory | None = None,
         ok: Collection[int] = (200,),
         body_bytes_max: int = limits.ERROR_BODY_BYTES_MAX,
-        retries: int = limits.RETRIES_MAX,
+        retries: int | None = None,
         counted: bool = False,
     ) -> Reply:
         """Return the bounded answer if its status is in *ok*; otherwise raise the error that the status means.
 
         *counted* as ``Budget.turn`` means it.
         """
-        call = Call(method, url, where, headers or {}, None, body, retries, self.budget, counted)
+        most = self.retries if retries is None else retries
+        call = Call(method, url, where, headers or {}, None, body, most, self.budget, counted)
         call = await self._authorize(call, scopes)
         reply = await self.http.fetch(call, body_bytes_max)
         if reply.status == 401:

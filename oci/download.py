@@ -86,7 +86,7 @@ async def _resumed(
             failure = error
             # A trickle is no progress: a server that breaks after each byte must not hold us for ever.
             attempt = 0 if position - before >= limits.BLOB_CHUNK_BYTES else attempt + 1
-            if attempt > limits.RETRIES_MAX:
+            if attempt > connection.retries:
                 raise
             await connection.http.backoff(attempt, error, paused=connection.budget is not None)
 

@@ -50,6 +50,7 @@ TOKEN_SECONDS_DEFAULT = 60  # distribution token spec: when expires_in is absent
 TOKEN_MARGIN_SECONDS = 10
 CONFIG_BYTES_MAX = 1024 * 1024
 SECRET_BYTES_MAX = 64 * 1024  # a password file
+MIRROR_RETRIES_MAX = 1  # the next place is better than waiting for this one
 MIRROR_DISTRUST_MAX = 1_024  # digests that a mirror had wrong, remembered
 HELPER_SECONDS_MAX = 30.0
 REFERENCE_LENGTH_MAX = 1024  # characters; far above a legal reference
@@ -60,6 +61,7 @@ assert BLOB_CHUNK_BYTES <= UPLOAD_CHUNK_BYTES
 assert MANIFEST_BYTES_MAX <= LAYOUT_INDEX_BYTES_MAX
 assert UPLOAD_CHUNK_BYTES <= BLOB_SIZE_MAX
 assert SERVER_ERROR_RETRIES_MAX <= RETRIES_MAX
+assert MIRROR_RETRIES_MAX <= RETRIES_MAX
 assert BREAKER_SECONDS_BASE < BREAKER_SECONDS_MAX
 assert PAUSE_SECONDS_BASE < PAUSE_SECONDS_MAX
 assert IDLE_SECONDS_MAX < DOCUMENT_SECONDS_MAX < PAGES_SECONDS_MAX

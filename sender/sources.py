@@ -25,7 +25,7 @@ from oci.documents import detect_media_type
 from oci.errors import ContentMismatch, NotFound, OciError
 from oci.http import Call, HttpClient, TlsOptions, chunks
 from oci.layout import Layout
-from oci.limits import MANIFEST_BYTES_MAX
+from oci.limits import MANIFEST_BYTES_MAX, MIRROR_RETRIES_MAX, RETRIES_MAX
 from oci.mirrors import Mirror, MirroredRepository
 from oci.reference import Reference
 from oci.store import Source, Upstream
@@ -47,7 +47,7 @@ class Sources:
         self._scratch = scratch  # where compressed tarballs are unpacked
         self._stack = AsyncExitStack()
         self._lock = asyncio.Lock()
-        self._registries: dict[str, Registry] = {}  # by the name that images have
+        self._registries: dict[tuple[str, int], Registry] = {}  # by the name that images have, and retries
         self._budgets: dict[str, Budget] = {}  # by the host that is asked
         self._mirrors: dict[str, Mirror] = {}
         self._layouts: dict[Path, Layout] = {}
@@ -87,8 +87,8 @@ class Sources:
         origin = registry.repository(access.place(host)[1] + path)
         return MirroredRepository(origin, path, mirrors, names=access.mirrors_resolve) if mirrors else origin
 
-    async def _registry(self, host: str) -> Registry:
-        if host not in self._registries:
+    async def _registry(self, host: str, retries: int = RETRIES_MAX) -> Registry:
+        if (host, retries) not in self._registries:
             access = self._fetch.access(host)
             place, _ = access.place(host)
             if place not in self._budgets:
@@ -106,15 +106,16 @@ class Sources:
                 tls=TlsOptions(ca_file=access.ca, client_cert=access.cert, client_key=access.key),
                 plain_http=access.plain_http,
                 budget=self._budgets[place],
+                retries=retries,
             )
-            self._registries[host] = await self._stack.enter_async_context(registry)
-        return self._registries[host]
+            self._registries[host, retries] = await self._stack.enter_async_context(registry)
+        return self._registries[host, retries]
 
     async def _mirror(self, place: str) -> Mirror:
         """Return the mirror at ``host[:port][/path]``; the entry of its host says how that is reached."""
         if place not in self._mirrors:
             host, path = split_place(place)
-            registry = await self._registry(host)
+            registry = await self._registry(host, MIRROR_RETRIES_MAX)
             before = self._fetch.access(host).place(host)[1] + path
             self._mirrors[place] = Mirror(registry, before, _passed_over)
         return self._mirrors[place]

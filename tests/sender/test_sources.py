@@ -15,11 +15,12 @@ import pytest
 from aiohttp import web
 
 from oci.client import Registry
-from oci.errors import Misconfigured, NotFound, Unauthorized, Unreachable
+from oci.errors import LeftAlone, Misconfigured, NotFound, Unauthorized, Unreachable
 from oci.layout import Layout
 from oci.reference import parse_reference
 from oci.store import Upstream
 from sender.config import Fetch, RegistryAccess
+from sender.fetch_round import advice
 from sender.images import parse_origin
 from sender.sources import Sources
 from tests.oci.peers import CONFIG, Serve, described, image_of, opener
@@ -225,3 +226,21 @@ async def test_docker_registry_behind_a_password(locked_registry: str, tmp_path:
     async with Registry(locked_registry, plain_http=True) as stranger:
         with pytest.raises(Unauthorized, match="log in"):
             await stranger.ping()
+
+
+async def test_a_registry_left_alone_still_says_what_would_mend_it(
+    serve: Serve, certificate: tuple[Path, ssl.SSLContext]
+) -> None:
+    async def nothing(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=404)
+
+    for context, mend in ((certificate[1], "{ca: FILE}"), (None, "{plain_http: true}")):
+        host = await serve(nothing, context)
+        async with sources_of(host) as sources:
+            source = await repository(sources, host)
+            for _ in range(5):
+                with pytest.raises(Unreachable):
+                    await source.tags()
+            with pytest.raises(LeftAlone) as caught:
+                await source.tags()
+        assert advice(caught.value, host).endswith(f'; sender.yaml: fetch.registries: {{"{host}": {mend}}}')
