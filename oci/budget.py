@@ -256,7 +256,8 @@ class Budget:
             asked_s = min(limits.PAUSE_SECONDS_BASE * 2 ** min(self._asks_in_a_row, 30), limits.PAUSE_SECONDS_MAX)
             asked_s *= self._rng.uniform(0.75, 1.0)
         self._asks_in_a_row += 1
-        self._paused_until = max(self._paused_until, self._clock() + asked_s)
+        pause_s = min(asked_s, limits.PAUSE_ASKED_SECONDS_MAX)
+        self._paused_until = max(self._paused_until, self._clock() + pause_s)
 
     def _answered(self) -> None:
         self._asks_in_a_row = 0

@@ -96,6 +96,14 @@ class RegistryAccess(Section):
             raise ValueError("names a mirror twice; give each once")
         return places
 
+    @field_validator("username")
+    @classmethod
+    def _is_user(cls, username: str | None) -> str | None:
+        if username is not None and (not username or ":" in username or not username.isprintable()):
+            # Whoever writes a colon has appended the password: the value is not repeated. RFC 7617: user-id.
+            raise ValueError("is empty or holds a colon; give the user name only, and its password in password_file")
+        return username
+
     @model_validator(mode="after")
     def _fits(self) -> RegistryAccess:
         if self.key is not None and self.cert is None:

@@ -160,6 +160,14 @@ async def test_a_long_pause_is_not_waited_for(time_: VirtualTime) -> None:
     await ask(budget)
 
 
+async def test_nobody_asks_for_years(time_: VirtualTime) -> None:
+    budget = budget_of(time_)
+    await fail(budget, 1, lambda: Unreachable("503", status=503, retry_after_seconds=1e9))
+    assert budget.figures.failures == 1
+    await time_.advance(limits.PAUSE_ASKED_SECONDS_MAX)
+    await ask(budget)
+
+
 async def test_429s_without_a_time_pause_longer_and_longer(time_: VirtualTime) -> None:
     budget = budget_of(time_)
     waits = []

@@ -180,6 +180,9 @@ async def test_a_tarball_that_was_replaced_is_opened_again(tmp_path: Path) -> No
         await write("v2", "two")
         assert await (await sources.folder(origin)).tags() == ["v2"]
         assert got + b"".join([chunk async for chunk in reading]) == layer  # who reads the old one reads on
+        del first, reading
+        opened = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+        assert [name for name in opened if name.startswith(str(path))] == [str(path)]  # and then it is closed
         path.unlink()
         with pytest.raises(NotFound, match="no such file"):
             await sources.folder(origin)
