@@ -89,6 +89,7 @@ class Authenticator:
         self._budget = budget
         self._clock = clock
         self._challenge: Challenge | None = None
+        self._basic: str | None = None  # until it is rejected: a helper is a process for each question
         self._tokens: dict[Scopes, _Token] = {}
         self._lock = asyncio.Lock()  # one fetch at a time: others then find the token
 
@@ -108,6 +109,8 @@ class Authenticator:
             return None
         async with self._lock:
             self._challenge = challenge
+            if rejected == self._basic:
+                self._basic = None
             token = self._tokens.get(scopes)
             if token is not None and rejected == f"Bearer {token.value}":
                 del self._tokens[scopes]
@@ -116,10 +119,11 @@ class Authenticator:
 
     async def _answer(self, challenge: Challenge, scopes: Scopes) -> str | None:
         if challenge.scheme == "basic":
-            credential = await self._credentials.lookup(self._registry)
-            if credential is None or credential.identity_token is not None:
-                return None
-            return _basic(credential)
+            if self._basic is None:
+                credential = await self._credentials.lookup(self._registry)
+                if credential is not None and credential.identity_token is None:
+                    self._basic = _basic(credential)
+            return self._basic
         token = self._tokens.get(scopes)
         if token is None or token.expires <= self._clock():
             token = await self._fetch_token(challenge, scopes)

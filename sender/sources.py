@@ -7,6 +7,7 @@ Of a registry that is no longer asked nothing stays open: its connections close 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -50,6 +51,7 @@ class Sources:
         self._registries: dict[tuple[str, int], Registry] = {}  # by the name that images have, and retries
         self._budgets: dict[str, Budget] = {}  # by the host that is asked
         self._mirrors: dict[str, Mirror] = {}
+        self._path_locks: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._layouts: dict[Path, Layout] = {}
         self._archives: dict[Path, tuple[_Stamp, ArchiveSource]] = {}
         self._docker = DockerConfigFile(fetch.docker_config)
@@ -124,7 +126,7 @@ class Sources:
         """Return the layout or tarball at *origin*; a tarball that is another one by now is opened again."""
         path = origin.path
         assert path is not None
-        async with self._lock:
+        async with self._path_locks[path]:  # a large tarball takes its time, and no registry waits for it
             if origin.kind == "oci":
                 if path not in self._layouts:
                     self._layouts[path] = await asyncio.to_thread(Layout.open, path)

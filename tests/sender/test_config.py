@@ -88,8 +88,8 @@ LINK = {"to": "127.0.0.1:9", "rate": "1Gbit"}
         ),
         (
             {"fetch": {"registries": {"a.example": {"username": "me:pw", "password_env": "PW"}}}},
-            "fetch.registries.a.example.username: is empty or holds a colon; give the user name only, and its password "
-            "in password_file",
+            "fetch.registries.a.example.username: is empty or holds a colon; give the user name only, and its "
+            "password in password_file",
         ),
         (
             {"fetch": {"registries": {"a.example": {"password_env": "PW"}}}},
