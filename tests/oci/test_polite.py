@@ -17,7 +17,7 @@ from oci.closure import walk
 from oci.errors import LeftAlone, NotFound, Unreachable
 from oci.http import HttpClient
 from tests.oci.misbehaving import ScriptedRegistry, blob, cut, hang, instead, redirect, slow, status
-from tests.oci.peers import CONFIG, Serve, described, entry, image_of, index_of
+from tests.oci.peers import CONFIG, Serve, described, entry, free_port, image_of, index_of
 from tests.oci.virtual_time import VirtualTime
 
 LAYER = os.urandom(1_000_000)
@@ -349,3 +349,13 @@ async def test_idle_connections_are_closed(serve: Serve) -> None:
                 return
             await asyncio.sleep(0.1)
     pytest.fail("the connection is still open")
+
+
+async def test_storage_that_cannot_be_reached_does_not_count_either(serve: Serve, http: HttpClient) -> None:
+    budget = Budget("r.example")
+    registry = scripted()
+    registry.always["blobs"] = redirect(f"http://127.0.0.1:{free_port()}/blob")
+    source = repository(await serve(registry), http, budget)
+    with pytest.raises(Unreachable, match="cannot connect"):
+        await collected(source.blob(blob(LAYER)))
+    assert (budget.figures.state, budget.figures.failures) == ("closed", 0)
