@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 from yarl import URL
 
 from oci import limits
+from oci.budget import Budget
 from oci.credentials import Credential, CredentialSource
 from oci.errors import Unauthorized, Unreachable
 from oci.http import Call, HttpClient, Reply, one_line
@@ -76,14 +77,19 @@ class Authenticator:
         credentials: CredentialSource,
         *,
         plain_http: bool = False,
+        budget: Budget | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
         self._http = http
         self._credentials = credentials
         self._plain_http = plain_http
+        # A token service works for one registry as a rule: it is asked out of that registry's budget, and its failure
+        # is the registry's, of which nothing can be had without a token.
+        self._budget = budget
         self._clock = clock
         self._challenge: Challenge | None = None
+        self._basic: str | None = None  # until it is rejected: a helper is a process for each question
         self._tokens: dict[Scopes, _Token] = {}
         self._lock = asyncio.Lock()  # one fetch at a time: others then find the token
 
@@ -103,6 +109,8 @@ class Authenticator:
             return None
         async with self._lock:
             self._challenge = challenge
+            if rejected == self._basic:
+                self._basic = None
             token = self._tokens.get(scopes)
             if token is not None and rejected == f"Bearer {token.value}":
                 del self._tokens[scopes]
@@ -111,10 +119,11 @@ class Authenticator:
 
     async def _answer(self, challenge: Challenge, scopes: Scopes) -> str | None:
         if challenge.scheme == "basic":
-            credential = await self._credentials.lookup(self._registry)
-            if credential is None or credential.identity_token is not None:
-                return None
-            return _basic(credential)
+            if self._basic is None:
+                credential = await self._credentials.lookup(self._registry)
+                if credential is not None and credential.identity_token is None:
+                    self._basic = _basic(credential)
+            return self._basic
         token = self._tokens.get(scopes)
         if token is None or token.expires <= self._clock():
             token = await self._fetch_token(challenge, scopes)
@@ -138,7 +147,7 @@ class Authenticator:
             query += [("service", service)] if service else []
             query += [("scope", scope) for scope in scopes]
             authorization = _basic(credential) if credential is not None else None
-            call = Call("GET", realm.with_query(query), where, authorization=authorization)
+            call = Call("GET", realm.with_query(query), where, authorization=authorization, budget=self._budget)
             reply = await self._http.fetch(call, limits.TOKEN_BODY_BYTES_MAX)
         return _parse_token(reply, where, self._registry, credential is not None, started)
 
@@ -153,7 +162,7 @@ class Authenticator:
             "scope": " ".join(scopes),
         }
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        call = Call("POST", realm, where, headers=headers, body=urlencode(form).encode())
+        call = Call("POST", realm, where, headers=headers, body=urlencode(form).encode(), budget=self._budget)
         return await self._http.fetch(call, limits.TOKEN_BODY_BYTES_MAX)
 
     def _realm(self, challenge: Challenge) -> URL:

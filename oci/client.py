@@ -15,6 +15,7 @@ from multidict import CIMultiDictProxy
 
 from oci import limits
 from oci.auth import Authenticator, Scopes
+from oci.budget import Budget
 from oci.connection import Connection
 from oci.credentials import Anonymous, CredentialSource
 from oci.descriptor import (
@@ -29,11 +30,11 @@ from oci.descriptor import (
 from oci.documents import children, detect_media_type
 from oci.download import download
 from oci.errors import ContentMismatch, NotFound, ReferenceError_, Unsupported
-from oci.http import HttpClient, Reply, TlsOptions
+from oci.http import CONNECTIONS_PER_HOST, HttpClient, Reply, TlsOptions
 from oci.paging import pages
 from oci.reference import check_registry, check_repository, is_tag
 from oci.referrer_listing import add_to_fallback, list_referrers
-from oci.store import BlobOpener, Progress
+from oci.store import BlobOpener, Progress, TagList
 from oci.upload import Uploader, check_answer_digest
 
 _ACCEPT: Final = {"Accept": ", ".join(sorted(MANIFEST_TYPES) + list(DOCKER_SCHEMA1))}
@@ -45,6 +46,7 @@ class Registry:
     """One registry host. Use as an async context manager; all its repositories share one connection pool.
 
     *plain_http* is never assumed, not for localhost either. An *http* client passed in stays the caller's to close.
+    Without a *budget* nothing is held back. *retries* is limits.RETRIES_MAX unless it is given.
     """
 
     def __init__(
@@ -55,12 +57,17 @@ class Registry:
         tls: TlsOptions | None = None,
         plain_http: bool = False,
         http: HttpClient | None = None,
+        budget: Budget | None = None,
+        retries: int | None = None,
     ) -> None:
         self.host = check_registry(host)
+        self.budget = budget
         self._own_http = http is None
-        self._http = http or HttpClient(tls)
-        auth = Authenticator(self.host, self._http, credentials or Anonymous(), plain_http=plain_http)
-        self._connection = Connection(self.host, self._http, auth, plain_http=plain_http)
+        self._http = http or HttpClient(tls, connections_per_host=_connections(budget))
+        auth = Authenticator(self.host, self._http, credentials or Anonymous(), plain_http=plain_http, budget=budget)
+        self._connection = Connection(
+            self.host, self._http, auth, plain_http=plain_http, budget=budget, retries=retries
+        )
         self._fallback_lock = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -101,9 +108,28 @@ class RegistryRepository:
 
     async def resolve(self, reference: str) -> Descriptor:
         """Return the descriptor of a tag or digest by HEAD; by GET where the answer leaves something open."""
+        found = await self._resolve(reference, None)
+        assert found is not None
+        return found
+
+    async def moved(self, tag: str, known: str) -> Descriptor | None:
+        """Return where *tag* leads now, None if that still is the digest *known*: HEAD with If-None-Match.
+
+        The ETag of a manifest is its digest (docker-registry: so is it compared); 304 needs no more than a line.
+        """
+        found = await self._resolve(tag, check_digest(known))
+        return None if found is None or found.digest == known else found
+
+    async def _resolve(self, reference: str, known: str | None) -> Descriptor | None:
+        """Return the descriptor, None where the server says that it has not changed from *known*."""
         where = self._where("manifest", reference)
         url = self._connection.url(f"{self.path}/manifests/{_checked(reference)}")
-        reply = await self._connection.fetch("HEAD", url, where, self._pull, headers=_ACCEPT)
+        headers = _ACCEPT if known is None else {**_ACCEPT, "If-None-Match": f'"{known}"'}
+        ok = (200,) if known is None else (200, 304)
+        reply = await self._connection.fetch("HEAD", url, where, self._pull, headers=headers, ok=ok)
+        if reply.status == 304:
+            check_answer_digest(reply.headers, known or "", where)
+            return None
         media_type = _content_type(reply.headers)
         if media_type in DOCKER_SCHEMA1:
             raise Unsupported(f"{where}: Docker schema 1 is not mirrored; push the image again as schema 2 or OCI")
@@ -125,7 +151,7 @@ class RegistryRepository:
         where = self._where("manifest", reference)
         url = self._connection.url(f"{self.path}/manifests/{_checked(reference)}")
         reply = await self._connection.fetch(
-            "GET", url, where, self._pull, headers=_ACCEPT, body_bytes_max=limits.MANIFEST_BYTES_MAX
+            "GET", url, where, self._pull, headers=_ACCEPT, body_bytes_max=limits.MANIFEST_BYTES_MAX, counted=True
         )
         stated = reply.headers.get("Docker-Content-Digest")
         digest = _digest_of(reply.body, reference if ":" in reference else "sha256:")
@@ -146,22 +172,35 @@ class RegistryRepository:
 
     async def tags(self) -> list[str]:
         """All tags, sorted, over all pages; ContentMismatch if one is not a tag."""
+        found = await self.tag_list()
+        assert found is not None
+        return found.tags
+
+    async def tag_list(self, etag: str | None = None) -> TagList | None:
+        """All tags as ``tags`` gives them, None if nothing has changed since they came with *etag* (If-None-Match).
+
+        Only a list of a single page has an ETag: that of a first page says nothing of those behind it.
+        """
         where = f"{self.name}: tags"
         found: set[str] = set()
+        etags: list[str | None] = []
         async for reply in pages(
             self._connection,
             self._connection.url(f"{self.path}/tags/list?n=1000"),
             where,
             self._pull,
-            headers={"Accept": "application/json"},
-            ok=(200,),
+            headers={"Accept": "application/json"} | ({"If-None-Match": etag} if etag is not None else {}),
+            ok=(200,) if etag is None else (200, 304),
             pages_max=limits.TAG_PAGES_MAX,
             page_bytes_max=limits.TAG_PAGE_BYTES_MAX,
         ):
+            if reply.status == 304 and not etags:
+                return None
+            etags.append(_etag(reply))
             found.update(_tags_of(reply.body, where))
             if len(found) > limits.TAGS_MAX:
                 raise ContentMismatch(f"{where}: more than {limits.TAGS_MAX:,}")
-        return sorted(found)
+        return TagList(sorted(found), etags[0] if len(etags) == 1 else None)
 
     async def referrers(self, digest: str, artifact_type: str | None = None) -> list[Descriptor]:
         """What refers to *digest*: by the API, else by the ``sha256-<hex>`` tag."""
@@ -237,6 +276,18 @@ class RegistryRepository:
 
     def _where(self, kind: str, reference: str) -> str:
         return f"{self.name}: {kind} {short_digest(reference) if ':' in reference else reference}"
+
+
+def _connections(budget: Budget | None) -> int:
+    """As many as the budget lets go at once: what has its turn never waits for a connection."""
+    return CONNECTIONS_PER_HOST if budget is None else budget.concurrency + budget.blobs
+
+
+def _etag(reply: Reply) -> str | None:
+    """Return the ETag (RFC 9110 8.8.3) if it is fit to be sent back."""
+    etag = reply.headers.get("ETag", "")
+    fit = 0 < len(etag) <= limits.ETAG_LENGTH_MAX and etag.isascii() and etag.isprintable()
+    return etag if fit else None
 
 
 def _checked(reference: str) -> str:

@@ -16,6 +16,7 @@ from yarl import URL
 
 from oci import limits
 from oci.auth import Authenticator, Scopes
+from oci.budget import Budget
 from oci.errors import ContentMismatch, NotFound, OciError, Refused, Unauthorized
 from oci.http import (
     BodyFactory,
@@ -36,12 +37,28 @@ _HUB_HOST: Final = "registry-1.docker.io"
 class Connection:
     """Everything sent to one registry goes through here."""
 
-    def __init__(self, registry: str, http: HttpClient, auth: Authenticator, *, plain_http: bool) -> None:
+    def __init__(
+        self,
+        registry: str,
+        http: HttpClient,
+        auth: Authenticator,
+        *,
+        plain_http: bool,
+        budget: Budget | None = None,
+        retries: int | None = None,
+    ) -> None:
         host = _HUB_HOST if registry == DOCKER_HUB else registry
         self.registry = registry
         self.http = http
+        self.budget = budget
+        self._retries = retries
         self.base = URL(f"{'http' if plain_http else 'https'}://{host}/v2/")
         self._auth = auth
+
+    @property
+    def retries(self) -> int:
+        """How often at most a request is sent again, unless it says otherwise itself."""
+        return limits.RETRIES_MAX if self._retries is None else self._retries
 
     def url(self, path: str) -> URL:
         """Return the address of *path* beneath ``/v2/``; the path is taken as written."""
@@ -58,10 +75,15 @@ class Connection:
         body: bytes | BodyFactory | None = None,
         ok: Collection[int] = (200,),
         body_bytes_max: int = limits.ERROR_BODY_BYTES_MAX,
-        retries: int = limits.RETRIES_MAX,
+        retries: int | None = None,
+        counted: bool = False,
     ) -> Reply:
-        """Return the bounded answer if its status is in *ok*; otherwise raise the error that the status means."""
-        call = Call(method, url, where, headers=headers or {}, body=body, retries=retries)
+        """Return the bounded answer if its status is in *ok*; otherwise raise the error that the status means.
+
+        *counted* as ``Budget.turn`` means it.
+        """
+        most = self.retries if retries is None else retries
+        call = Call(method, url, where, headers or {}, None, body, most, self.budget, counted)
         call = await self._authorize(call, scopes)
         reply = await self.http.fetch(call, body_bytes_max)
         if reply.status == 401:
@@ -76,23 +98,39 @@ class Connection:
         self, method: str, url: URL, where: str, scopes: Scopes, headers: Mapping[str, str], ok: Collection[int]
     ) -> aiohttp.ClientResponse:
         """As fetch, but one attempt only and with the body left unread; the caller closes the response."""
-        call = await self._authorize(Call(method, url, where, headers=headers), scopes)
-        response = await self.http.open(call)
+        call = await self._authorize(Call(method, url, where, headers=headers, budget=self.budget), scopes)
+        response = await self._open(call)
         try:
             if response.status == 401:
                 better = await self._renew(call, response.url, response.headers, scopes)
                 if better is not None:
                     response.close()
-                    response = await self.http.open(better)
+                    response = await self._open(better)
             if response.status in ok:
                 return response
-            raise_transient(where, response)
             body = await read_error(response, where)
         except BaseException:
             response.close()
             raise
         response.close()
         raise status_error(where, response.status, body)
+
+    async def _open(self, call: Call) -> aiohttp.ClientResponse:
+        async with call.turn():
+            response = await self.http.open(call)
+            elsewhere = not same_origin(response.url, call.url)
+            try:
+                raise_transient(call.where, response, elsewhere=elsewhere)
+                if response.status == 500:
+                    body = await read_error(response, call.where)
+                    error = status_error(call.where, 500, body)
+                    if isinstance(error, Transient):
+                        error.elsewhere = elsewhere
+                    raise error
+            except BaseException:
+                response.close()
+                raise
+            return response
 
     async def _authorize(self, call: Call, scopes: Scopes) -> Call:
         # An upload Location may lead to another host: our credentials are for this one.
@@ -127,7 +165,8 @@ def status_error(where: str, status: int, body: bytes) -> OciError:
     if status == 413:
         return Refused(one_line(f"{where}: too large for the registry (413{said}); raise its body size limit"))
     if status >= 500 or status == 429:
-        return Transient(one_line(f"{where}: the registry failed ({status}{said}); try later or see its log"))
+        line = one_line(f"{where}: the registry failed ({status}{said}); try later or see its log")
+        return Transient(line, status=status)
     return Refused(one_line(f"{where}: the registry refused ({status}{said})"))
 
 

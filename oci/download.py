@@ -6,8 +6,8 @@ Knows nothing of manifests. The last chunk is handed out only after size and dig
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, nullcontext
 from typing import Final
 
 import aiohttp
@@ -16,13 +16,13 @@ from oci import limits
 from oci.auth import Scopes
 from oci.connection import Connection
 from oci.descriptor import Descriptor, hasher
-from oci.errors import ContentMismatch
+from oci.errors import ContentMismatch, LeftAlone
 from oci.http import Transient, chunks
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)\Z", re.ASCII)
 
 
-async def download(
+def download(
     connection: Connection,
     path: str,
     descriptor: Descriptor,
@@ -31,41 +31,64 @@ async def download(
     scopes: Scopes,
     *,
     verify: bool = True,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Yield the blob from *offset*; the digest is verified when *offset* is 0 and *verify*, the size always.
 
     Raises ContentMismatch for wrong content, Transient when reconnecting no longer helps, and what a refusing
     status means.
     """
-    expected = hasher(descriptor.digest) if offset == 0 and verify else None
-    position = offset
+    pieces = _resumed(connection, path, descriptor, offset, where, scopes)
+    return held_back(pieces, descriptor.digest if offset == 0 and verify else None, where)
+
+
+async def held_back(
+    pieces: AsyncGenerator[bytes, None], digest: str | None, where: str
+) -> AsyncGenerator[bytes, None]:
+    """Yield *pieces*, the last one only after their end was reached and, with *digest*, found to have it."""
+    expected = None if digest is None else hasher(digest)
     held = b""
+    # A caller who stops early closes us, and with us the connection.
+    async with aclosing(pieces):
+        async for chunk in pieces:
+            if expected is not None:
+                expected.update(chunk)
+            if held:
+                yield held
+            held = chunk
+    if expected is not None and digest is not None:
+        got = f"{digest.partition(':')[0]}:{expected.hexdigest()}"
+        if got != digest:
+            raise ContentMismatch(f"{where}: the bytes have digest {got}; expected {digest}")
+    if held:
+        yield held
+
+
+async def _resumed(
+    connection: Connection, path: str, descriptor: Descriptor, position: int, where: str, scopes: Scopes
+) -> AsyncGenerator[bytes, None]:
+    """Yield the bytes from *position* to the end, over as many connections as it takes."""
     attempt = 0
+    failure: Transient | None = None
     while True:
         before = position
         try:
-            # A caller who stops early closes us, and with us the connection.
-            async with aclosing(_from(connection, path, descriptor, position, where, scopes)) as pieces:
+            async with (
+                connection.budget.blob() if connection.budget is not None else nullcontext(),
+                aclosing(_from(connection, path, descriptor, position, where, scopes)) as pieces,
+            ):
                 async for chunk in pieces:
                     position += len(chunk)
-                    if expected is not None:
-                        expected.update(chunk)
-                    if held:
-                        yield held
-                    held = chunk
-            break
+                    yield chunk
+            return
+        except LeftAlone as error:
+            raise (failure or error) from (failure or error).__cause__
         except Transient as error:
+            failure = error
             # A trickle is no progress: a server that breaks after each byte must not hold us for ever.
             attempt = 0 if position - before >= limits.BLOB_CHUNK_BYTES else attempt + 1
-            if attempt > limits.RETRIES_MAX:
+            if attempt > connection.retries:
                 raise
-            await connection.http.backoff(attempt, error)
-    if expected is not None:
-        got = f"{descriptor.digest.partition(':')[0]}:{expected.hexdigest()}"
-        if got != descriptor.digest:
-            raise ContentMismatch(f"{where}: the bytes have digest {got}; expected {descriptor.digest}")
-    if held:
-        yield held
+            await connection.http.backoff(attempt, error, paused=connection.budget is not None)
 
 
 async def _from(

@@ -22,9 +22,22 @@ class Unauthorized(OciError):
 class Unreachable(OciError):
     """No usable connection: DNS, refused, timeout, TLS not trusted, 5xx or 429 after all retries."""
 
-    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after_seconds: float | None = None,
+        elsewhere: bool = False,
+    ) -> None:
         super().__init__(message)
+        self.status = status  # of the HTTP answer, None if there was none
         self.retry_after_seconds = retry_after_seconds  # what the server asked for, if it did
+        self.elsewhere = elsewhere  # behind a redirect to another host than the one that was asked
+
+
+class LeftAlone(Unreachable):
+    """Not asked at all: it failed too often in a row, or asked for a long pause (``retry_after_seconds``)."""
 
 
 class ContentMismatch(OciError):

@@ -10,8 +10,10 @@ import asyncio
 import email.utils
 import random
 import ssl
+import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -22,11 +24,13 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from oci import limits
-from oci.errors import Misconfigured, OciError, TooLarge, Unreachable
+from oci.budget import Budget
+from oci.errors import LeftAlone, Misconfigured, OciError, TooLarge, Unreachable
 
 BodyFactory = Callable[[], AsyncIterator[bytes]]
 """Makes the request body afresh for each attempt."""
 
+CONNECTIONS_PER_HOST: Final = 8
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _RETRY_STATUSES: Final = frozenset({429, 500, 502, 503, 504})
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -53,6 +57,12 @@ class Call:
     authorization: str | None = field(default=None, repr=False)
     body: bytes | BodyFactory | None = None
     retries: int = limits.RETRIES_MAX
+    budget: Budget | None = field(default=None, repr=False)  # of the registry that the request is for
+    counted: bool = False  # against a pull quota
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Wait for the budget, if there is one, to let an attempt leave."""
+        return nullcontext() if self.budget is None else self.budget.turn(counted=self.counted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +86,16 @@ class HttpClient:
         self,
         tls: TlsOptions | None = None,
         *,
-        connections_per_host: int = 8,
+        connections_per_host: int = CONNECTIONS_PER_HOST,
         connect_seconds: float = limits.CONNECT_SECONDS_MAX,
+        keepalive_seconds: float = limits.KEEPALIVE_SECONDS,
         idle_seconds: float = limits.IDLE_SECONDS_MAX,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
         self._tls = _tls_context(tls or TlsOptions())
         self._connections_per_host = connections_per_host
+        self._keepalive_seconds = keepalive_seconds
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=None, sock_connect=connect_seconds, sock_read=idle_seconds
         )
@@ -93,7 +105,12 @@ class HttpClient:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._tls, limit_per_host=self._connections_per_host),
+            connector=aiohttp.TCPConnector(
+                ssl=self._tls,
+                limit=0,
+                limit_per_host=self._connections_per_host,
+                keepalive_timeout=self._keepalive_seconds,
+            ),
             timeout=self._timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # digests are of the bytes as stored
@@ -115,38 +132,53 @@ class HttpClient:
         Any status comes back as a Reply, save 429 and 5xx that outlast the retries: Unreachable.
         """
         attempt = 0
+        failure: Transient | None = None
         while True:
             try:
-                return await self._fetch_once(call, body_bytes_max)
+                async with call.turn():
+                    return await self._fetch_in_time(call, body_bytes_max)
+            except LeftAlone as error:
+                raise (failure or error) from (failure or error).__cause__  # our own news before that of others
             except Transient as error:
+                failure = error
                 if attempt >= call.retries:
                     raise
-                await self.backoff(attempt, error)
+                await self.backoff(attempt, error, paused=call.budget is not None)
             except _ServerError as error:
                 if attempt >= min(call.retries, limits.SERVER_ERROR_RETRIES_MAX):
                     return error.reply
                 await self.backoff(attempt, None)
             attempt += 1
 
-    async def backoff(self, attempt: int, error: Transient | None) -> None:
-        """Sleep before retry number *attempt* (from 0); re-raise *error* if the server asks for too long a wait."""
+    async def backoff(self, attempt: int, error: Transient | None, *, paused: bool = False) -> None:
+        """Sleep before retry number *attempt* (from 0); re-raise *error* if the server asks for too long a wait.
+
+        With *paused* the wait that the server asks for is left to the budget, where all wait for it together.
+        """
         ceiling = min(limits.BACKOFF_SECONDS_MAX, limits.BACKOFF_SECONDS_BASE * 2 ** min(attempt, 30))
         delay = ceiling * self._rng.uniform(0.5, 1.0)
         asked = error.retry_after_seconds if error is not None else None
         if error is not None and asked is not None:
             if asked > limits.RETRY_AFTER_SECONDS_MAX:
                 raise error
-            delay = asked + delay
+            delay = delay if paused and not error.elsewhere else asked + delay
         await self._sleep(delay)
 
     async def open(self, call: Call) -> aiohttp.ClientResponse:
         """Send *call* once, following redirects, and return the response with its body unread.
 
         The caller reads it with read_body or chunks and closes it. Transient: worth another attempt (no connection,
-        429, 502 to 504).
+        429, 502 to 504). The caller holds ``call.turn()``.
         """
+        asked = call.url
         for _ in range(limits.REDIRECTS_MAX + 1):
-            response = await self._send(call)
+            try:
+                response = await self._send(call)
+            except Unreachable as error:
+                error.elsewhere = not same_origin(call.url, asked)
+                raise
+            if call.budget is not None and same_origin(call.url, asked):
+                call.budget.heard(response.headers)
             if response.status not in _REDIRECTS or call.method not in {"GET", "HEAD"}:
                 return response
             try:
@@ -154,6 +186,17 @@ class HttpClient:
             finally:
                 response.release()
         raise Unreachable(f"{call.where}: more than {limits.REDIRECTS_MAX} redirects")
+
+    async def _fetch_in_time(self, call: Call, body_bytes_max: int) -> Reply:
+        """One attempt; a server that sends a byte now and then does not hold us, one that we send much to may."""
+        limit_s = None if callable(call.body) else limits.DOCUMENT_SECONDS_MAX
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._fetch_once(call, body_bytes_max)
+        except TimeoutError:
+            raise Transient(
+                f"{call.where}: no whole answer within {limit_s:.0f} s; the server or the way to it is too slow"
+            ) from None
 
     async def _fetch_once(self, call: Call, body_bytes_max: int) -> Reply:
         response = await self.open(call)
@@ -167,9 +210,10 @@ class HttpClient:
             raise
         response.release()
         reply = Reply(response.status, response.headers, body, response.url)
+        elsewhere = not same_origin(response.url, call.url)
         if reply.status == 500:
-            raise _ServerError(call.where, reply)
-        raise_transient(call.where, response)
+            raise _ServerError(f"{call.where}: the server failed (500)", reply, elsewhere)
+        raise_transient(call.where, response, elsewhere=elsewhere)
         return reply
 
     async def _send(self, call: Call) -> aiohttp.ClientResponse:
@@ -188,18 +232,20 @@ class HttpClient:
                 proxy=_proxy_for(call.url),
             )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise explain(error, call.where, call.url) from error
+            # What the library says of a proxy that refuses holds the proxy's password: it is not to be chained.
+            cause = None if isinstance(error, aiohttp.ClientHttpProxyError) else error
+            raise explain(error, call.where, call.url) from cause
 
 
-class _ServerError(Exception):
+class _ServerError(Unreachable):
     """Status 500: retried less often, and then given to the caller with its body."""
 
-    def __init__(self, where: str, reply: Reply) -> None:
-        super().__init__(where)
+    def __init__(self, message: str, reply: Reply, elsewhere: bool) -> None:
+        super().__init__(message, status=500, elsewhere=elsewhere)
         self.reply = reply
 
 
-def raise_transient(where: str, response: aiohttp.ClientResponse) -> None:
+def raise_transient(where: str, response: aiohttp.ClientResponse, *, elsewhere: bool = False) -> None:
     """Raise Transient for 429 and 502 to 504, with what the server says about waiting."""
     if response.status not in _RETRY_STATUSES or response.status == 500:
         return
@@ -212,7 +258,7 @@ def raise_transient(where: str, response: aiohttp.ClientResponse) -> None:
         message = f"{where}: rate limit reached (429{said}{quota}); log in or try later"
     else:
         message = f"{where}: the server is not able to answer ({response.status}{said}); try later"
-    raise Transient(one_line(message), retry_after_seconds=wait)
+    raise Transient(one_line(message), status=response.status, retry_after_seconds=wait, elsewhere=elsewhere)
 
 
 async def read_body(response: aiohttp.ClientResponse, bytes_max: int, where: str) -> bytes:
@@ -239,15 +285,26 @@ async def read_error(response: aiohttp.ClientResponse, where: str) -> bytes:
 
 
 async def chunks(response: aiohttp.ClientResponse, where: str) -> AsyncIterator[bytes]:
-    """Yield the body in pieces of at most limits.BLOB_CHUNK_BYTES; Transient if the connection breaks."""
+    """Yield the body in pieces of at most limits.BLOB_CHUNK_BYTES; Transient if the connection breaks or crawls."""
+    waited_s = 0.0  # for the server: the time that our caller takes is not its fault
+    came = 0
     while True:
+        before = time.monotonic()
         try:
             chunk = await response.content.read(limits.BLOB_CHUNK_BYTES)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise explain(error, where, response.url) from error
         if not chunk:
             return
+        waited_s += time.monotonic() - before
+        came += len(chunk)
         yield chunk
+        if waited_s >= limits.SLOW_SECONDS:
+            if came < waited_s * limits.SLOW_BYTES_PER_SECOND:
+                raise Transient(
+                    f"{where}: only {came:,} bytes came in {waited_s:.0f} s; taken for a broken connection"
+                )
+            waited_s, came = 0.0, 0
 
 
 def explain(error: Exception, where: str, url: URL) -> OciError:
@@ -265,6 +322,14 @@ def explain(error: Exception, where: str, url: URL) -> OciError:
         )
     if isinstance(error, aiohttp.InvalidURL):
         return Unreachable(f"{where}: the server named an address that is not a URL")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        advice = "its login belongs into HTTPS_PROXY" if error.status == 407 else "does it allow this host?"
+        return Transient(f"{where}: the proxy does not connect us to {host} ({error.status}); {advice}")
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        detail = error.strerror or "no answer"
+        return Transient(
+            one_line(f"{where}: cannot connect to the proxy {error.host}:{error.port} ({detail}); check HTTPS_PROXY")
+        )
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return Transient(f"{where}: host name {url.host!r} not found; check the name and the DNS")
     if isinstance(error, TimeoutError):

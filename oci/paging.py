@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Final
 
 from yarl import URL
 
+from oci import limits
 from oci.auth import Scopes
 from oci.connection import Connection
 from oci.errors import TooLarge, Unreachable
@@ -41,13 +43,22 @@ async def pages(
 ) -> AsyncIterator[Reply]:
     """Yield the pages from *url* on; only status 200 is followed further.
 
-    Unreachable if a link leaves the registry or comes back to a page already seen, TooLarge beyond *pages_max*.
+    Unreachable if a link leaves the registry or comes back to a page already seen, or if all of it takes more than
+    limits.PAGES_SECONDS_MAX; TooLarge beyond *pages_max*. *headers* that are conditions go with the first page only.
     """
     seen = {url}
+    deadline = asyncio.get_running_loop().time() + limits.PAGES_SECONDS_MAX
     while True:
-        reply = await connection.fetch(
-            "GET", url, where, scopes, headers=headers, ok=ok, body_bytes_max=page_bytes_max
-        )
+        try:
+            async with asyncio.timeout_at(deadline):
+                reply = await connection.fetch(
+                    "GET", url, where, scopes, headers=headers, ok=ok, body_bytes_max=page_bytes_max
+                )
+        except TimeoutError:
+            raise Unreachable(
+                f"{where}: the list did not end within {limits.PAGES_SECONDS_MAX:.0f} s, at page {len(seen):,}"
+            ) from None
+        headers = {name: value for name, value in headers.items() if name != "If-None-Match"}
         yield reply
         target = next_link(reply.headers.getall("Link", [])) if reply.status == 200 else None
         if target is None:

@@ -8,7 +8,8 @@ against the descriptor before the caller sees the last byte.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from oci.descriptor import Descriptor, Manifest
 
@@ -52,6 +53,27 @@ class Source(Protocol):
 
     async def referrers(self, digest: str, artifact_type: str | None = None) -> list[Descriptor]:
         """Manifests whose ``subject`` is *digest*: API with paging, else the ``sha256-<hex>`` tag schema."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TagList:
+    """All tags, sorted. *etag* lets the next question be a conditional one; None if the list cannot be asked so."""
+
+    tags: list[str]
+    etag: str | None
+
+
+@runtime_checkable
+class Upstream(Source, Protocol):
+    """What can be watched: whether something has changed is asked for less than what it is."""
+
+    async def moved(self, tag: str, known: str) -> Descriptor | None:
+        """Return where *tag* leads now, None if that still is the digest *known*; NotFound if it is gone."""
+        ...
+
+    async def tag_list(self, etag: str | None = None) -> TagList | None:
+        """All tags, None if nothing has changed since they came with *etag*."""
         ...
 
 

@@ -19,12 +19,13 @@ from pydantic_settings.exceptions import SettingsError
 from runtime.document import Document, load_yaml
 from runtime.errors import EXIT_USAGE, UserError
 from runtime.faults import describe_fault, unknown_key
-from runtime.units import Duration, HostPort, Rate, Ratio, Size
+from runtime.units import Duration, Frequency, HostPort, Rate, Ratio, Size
 
 __all__ = [
     "ConfigPath",
     "Document",
     "Duration",
+    "Frequency",
     "HostPort",
     "Rate",
     "Ratio",

@@ -1,4 +1,5 @@
-"""Field types that people write with units: ``Rate``, ``Size``, ``Duration``, ``Ratio``, ``HostPort``.
+"""Field types that people write with units: ``Rate``, ``Size``, ``Duration``, ``Frequency``, ``Ratio``,
+``HostPort``.
 
 Each ``parse_*`` takes what YAML or the environment gives (text or a number) and raises ``ValueError`` with
 the value and an example. Refuses to guess: ``10G`` (1000 or 1024?) and ``5 Mb`` (bits or bytes?) are not units.
@@ -19,6 +20,7 @@ _NUMBER = r"(\d+(?:\.\d+)?)"
 _RATE = re.compile(_NUMBER + r"\s*([kmgt]?)bit(?:/s)?", re.IGNORECASE)
 _SIZE = re.compile(_NUMBER + r"\s*(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)")
 _DURATION = re.compile(_NUMBER + r"\s*(us|µs|ms|s|min|m|h|d)")
+_FREQUENCY = re.compile(_NUMBER + r"\s*/\s*(s|min|m|h)")
 _PERCENT = re.compile(_NUMBER + r"\s*%")
 _HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\s:/\[\]@]+)):(\d{1,5})", re.ASCII)
 
@@ -75,6 +77,18 @@ def parse_duration(value: object) -> float:
     if not math.isfinite(seconds) or seconds < 0:
         raise ValueError(hint)
     return seconds
+
+
+def parse_frequency(value: object) -> float:
+    """How often a second, above zero, from ``20/s``, ``300/min`` or ``5000/h``; a bare number has no unit."""
+    hint = f"{value!r} is not a frequency; give e.g. 20/s or 300/min"
+    match = _FREQUENCY.fullmatch(_text(value, hint))
+    if match is None:
+        raise ValueError(hint)
+    frequency = float(match[1]) / _SECONDS[match[2]]
+    if not 0 < frequency < math.inf:
+        raise ValueError(f"{value!r} is not a frequency above zero; give e.g. 20/s or 300/min")
+    return frequency
 
 
 def parse_ratio(value: object) -> float:
@@ -151,6 +165,8 @@ Size = Annotated[int, BeforeValidator(parse_size), _WITH_UNIT]
 """Bytes."""
 Duration = Annotated[float, BeforeValidator(parse_duration), _WITH_UNIT]
 """Seconds."""
+Frequency = Annotated[float, BeforeValidator(parse_frequency), _WITH_UNIT]
+"""Times a second."""
 Ratio = Annotated[float, BeforeValidator(parse_ratio), _WITH_UNIT]
 """A share; 1.0 is the whole."""
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
+from oci.descriptor import Descriptor
 from oci.errors import NotFound, OciError
-from oci.store import Source
+from oci.store import Source, TagList, Upstream
 from sender.created import created_of
 from sender.images import Rule
 from sender.lock import LockEntry
@@ -25,7 +26,7 @@ _AT_ONCE: Final = 64  # questions of one rule in flight; the registry's own budg
 
 async def ask(
     rule: Rule,
-    source: Source,
+    source: Upstream | Source,
     before: Answer | None,
     locked: Mapping[str, LockEntry],
     *,
@@ -35,11 +36,14 @@ async def ask(
     """Return the new answer; *locked*: the lock's entries by tag; a rule that does not follow leaves these."""
     before = before or Answer()
     try:
-        tags = await source.tags() if rule.tags.listed else []
-        meant = await asyncio.to_thread(rule.tags.candidates, tags)
-        if not meant:
-            return replace(before, error=None, warning=_nothing(rule, tags))
-        meant = await _newest(rule, source, meant)
+        listed = await _listed(rule, source, before)
+        if listed is None:
+            meant, etag = [*before.tags, *before.failures], before.etag
+        else:
+            meant, etag = await asyncio.to_thread(rule.tags.candidates, listed.tags), listed.etag
+            if not meant:
+                return replace(before, error=None, warning=_nothing(rule, listed.tags), etag=None)
+            meant = await _newest(rule, source, meant)
     except SlowPattern as error:
         return replace(before, error=str(error), warning=None)
     except OciError as error:
@@ -58,18 +62,37 @@ async def ask(
             return
         try:
             async with slots:
-                root = await source.resolve(tag)
+                root = await _moved(source, tag, known)
         except OciError as error:
             if known is not None and not isinstance(error, NotFound):
                 found[tag] = known
             else:
                 failures[tag] = f"tag {tag}: {advice(error)}"
             return
-        same = known is not None and known.digest == root.digest
-        found[tag] = known if known is not None and same else Tagged(root.digest, root.media_type, root.size, now())
+        if known is not None and (root is None or root.digest == known.digest):
+            found[tag] = known
+        elif root is not None:
+            found[tag] = Tagged(root.digest, root.media_type, root.size, now())
 
     await asyncio.gather(*map(look, meant))
-    return Answer({tag: found[tag] for tag in meant if tag in found}, failures)
+    return Answer({tag: found[tag] for tag in meant if tag in found}, failures, etag=etag)
+
+
+async def _listed(rule: Rule, source: Upstream | Source, before: Answer) -> TagList | None:
+    """Return the registry's tags; none for a rule that names its own; None if they are those of *before*."""
+    if not rule.tags.listed:
+        return TagList([], None)
+    if isinstance(source, Upstream):
+        whole = before.error is None and before.warning is None
+        return await source.tag_list(before.etag if whole else None)
+    return TagList(await source.tags(), None)
+
+
+async def _moved(source: Upstream | Source, tag: str, known: Tagged | None) -> Descriptor | None:
+    """Return where *tag* leads, None if that is as known."""
+    if known is not None and isinstance(source, Upstream):
+        return await source.moved(tag, known.digest)
+    return await source.resolve(tag)
 
 
 async def _newest(rule: Rule, source: Source, meant: list[str]) -> list[str]:

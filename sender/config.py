@@ -9,8 +9,9 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from oci.errors import ReferenceError_
+from oci.limits import REQUESTS_PER_SECOND
 from oci.reference import check_registry, check_repository
-from runtime.settings import ConfigPath, Duration, HostPort, Rate, Ratio, Section, Settings, Size, spelt
+from runtime.settings import ConfigPath, Duration, Frequency, HostPort, Rate, Ratio, Section, Settings, Size, spelt
 
 BURST_MIN: Final = 128_000  # bytes
 BURST_S: Final = 0.004
@@ -21,6 +22,9 @@ COLLECTION: Final = spelt(
 )
 
 _INTERFACE = spelt(r"[^\s/]{1,15}", "not an interface's name; give e.g. eth1")
+
+
+_VARIABLE = spelt(r"[A-Za-z_][A-Za-z0-9_]*", "not the name of an environment variable; give e.g. HUB_PASSWORD")
 
 
 class Link(Section):
@@ -64,27 +68,75 @@ class Repeats(Section):
 
 
 class RegistryAccess(Section):
-    """How one upstream registry is reached: by its own name, or at the *location* of a mirror of it."""
+    """How one upstream registry is reached: by its own name, at its *location*, or at *mirrors* first."""
 
-    location: str | None = None  # host[:port][/path]
+    location: str | None = None  # host[:port][/path]; replaces the registry
+    mirrors: list[str] = Field(default_factory=list)  # the same, asked before the registry
+    mirrors_resolve: bool = False  # whether a mirror may say what a tag means, and which there are
     plain_http: bool = False
     ca: ConfigPath | None = None
+    cert: ConfigPath | None = None
+    key: ConfigPath | None = None
+    username: str | None = None
+    password_file: ConfigPath | None = None
+    password_env: Annotated[str, _VARIABLE] | None = None
+    requests: Frequency | None = None
+    parallel: Annotated[int, Field(ge=1, le=64)] | None = None
 
     @field_validator("location")
     @classmethod
     def _is_place(cls, location: str | None) -> str | None:
-        if location is None:
-            return None
-        host, slash, path = location.partition("/")
-        try:
-            return check_registry(host) + (f"/{check_repository(path)}" if slash else "")
-        except ReferenceError_ as error:
-            raise ValueError(f"{error}; a location is HOST[:PORT][/PATH]") from None
+        return None if location is None else _place(location, "a location")
+
+    @field_validator("mirrors")
+    @classmethod
+    def _are_places(cls, mirrors: list[str]) -> list[str]:
+        places = [_place(mirror, "a mirror") for mirror in mirrors]
+        if len(set(places)) < len(places):
+            raise ValueError("names a mirror twice; give each once")
+        return places
+
+    @field_validator("username")
+    @classmethod
+    def _is_user(cls, username: str | None) -> str | None:
+        if username is not None and (not username or ":" in username or not username.isprintable()):
+            # Whoever writes a colon has appended the password: the value is not repeated. RFC 7617: user-id.
+            raise ValueError("is empty or holds a colon; give the user name only, and its password in password_file")
+        return username
+
+    @model_validator(mode="after")
+    def _fits(self) -> RegistryAccess:
+        if self.key is not None and self.cert is None:
+            raise ValueError("key: needs its certificate; add cert (or remove key)")
+        if self.plain_http and (self.ca or self.cert):
+            raise ValueError("plain_http: leaves ca and cert without use; remove it (or them)")
+        secrets = [name for name in ("password_file", "password_env") if getattr(self, name) is not None]
+        if len(secrets) > 1:
+            raise ValueError("password_file and password_env: only one can be the password's place; remove the other")
+        if bool(secrets) != (self.username is not None):
+            missing = "username" if secrets else "password_file or password_env"
+            raise ValueError(f"{(secrets or ['username'])[0]}: is of no use alone; add {missing}")
+        if self.location is not None and self.mirrors:
+            raise ValueError("location: replaces the registry, so mirrors of it are never asked; remove one of them")
+        return self
 
     def place(self, host: str) -> tuple[str, str]:
         """Return where *host* is asked: ``host[:port]`` and what goes before its repositories, '' or ``path/``."""
-        place, slash, path = (self.location or host).partition("/")
-        return place, path + slash
+        return split_place(self.location or host)
+
+
+def split_place(place: str) -> tuple[str, str]:
+    """Split ``host[:port][/path]`` into the host and what goes before its repositories, '' or ``path/``."""
+    host, slash, path = place.partition("/")
+    return host, path + slash
+
+
+def _place(text: str, kind: str) -> str:
+    host, slash, path = text.partition("/")
+    try:
+        return check_registry(host) + (f"/{check_repository(path)}" if slash else "")
+    except ReferenceError_ as error:
+        raise ValueError(f"{error}; {kind} is HOST[:PORT][/PATH]") from None
 
 
 class Fetch(Section):
@@ -93,7 +145,7 @@ class Fetch(Section):
     docker_config: ConfigPath | None = None
     registries: dict[str, RegistryAccess] = Field(default_factory=dict)
     parallel: Annotated[int, Field(ge=1, le=64)] = 4  # images and blobs of one registry at once
-    parallel_total: Annotated[int, Field(ge=1, le=256)] = 16  # blobs of all registries
+    parallel_total: Annotated[int, Field(ge=1, le=1024)] = 32  # blobs of all registries
     settle: Duration = 30.0  # at most so long what is ready waits for the rest before it is proposed
     referrers: bool = True
     foreign_layers: Literal["leave", "fetch"] = "leave"
@@ -107,6 +159,24 @@ class Fetch(Section):
             return {check_registry(host): access for host, access in registries.items()}
         except ReferenceError_ as error:
             raise ValueError(str(error)) from None
+
+    def access(self, host: str) -> RegistryAccess:
+        """Return how *host* is reached; the defaults where nothing is said of it."""
+        return self.registries.get(host, RegistryAccess())
+
+    def budget(self, place: str) -> tuple[float, int]:
+        """Return requests a second and blobs at once for the host *place*: the least of all that lead there."""
+        leading = [access for host, access in self.registries.items() if access.place(host)[0] == place]
+        rates = [access.requests for access in leading if access.requests is not None]
+        blobs = [access.parallel for access in leading if access.parallel is not None]
+        return min(rates, default=REQUESTS_PER_SECOND), min(blobs, default=self.parallel)
+
+
+class Webhook(Section):
+    """Where registries may tell of pushes."""
+
+    listen: HostPort
+    secret_file: ConfigPath
 
 
 class Collection(Section):
@@ -150,6 +220,7 @@ class SenderSettings(Settings):
     link: Link
     repeats: Repeats = Repeats()
     fetch: Fetch = Fetch()
+    webhook: Webhook | None = None
     logs: Logs = Logs()
 
     @property

@@ -225,4 +225,5 @@ def _read_answer(document: dict[str, Any]) -> Answer:
         failures=dict(document["failures"]),
         error=document["error"],
         warning=document["warning"],
+        etag=document["etag"],
     )

@@ -11,6 +11,7 @@ import os
 import signal
 import sqlite3
 import time
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import structlog
@@ -24,6 +25,7 @@ from sender.edits import Edits
 from sender.fetcher import Fetcher
 from sender.journal import SenderJournal
 from sender.pipeline import Pipeline
+from sender.webhook import WebhookServer
 
 ROLE: Final = "fetch"
 LOOK_S: Final = 1.0  # between looks for images that `send` asks for
@@ -98,8 +100,14 @@ class _Role:
         self._publish("starting")
         pipeline = Pipeline(self._settings, self._journal, self._report, self._wake.set, progress=Progress())
         self._pipeline = pipeline
-        async with pipeline:
-            return await (self._one_round(pipeline) if self._once else self._rounds(pipeline))
+        async with pipeline, AsyncExitStack() as stack:
+            if self._once:
+                return await self._one_round(pipeline)
+            if self._settings.webhook is not None:
+                server = await stack.enter_async_context(WebhookServer.from_settings(self._settings.webhook))
+                listening = asyncio.ensure_future(_take_hints(server, pipeline))
+                stack.callback(listening.cancel)
+            return await self._rounds(pipeline)
 
     async def _one_round(self, pipeline: Pipeline) -> int:
         self._publish("fetching")
@@ -200,6 +208,14 @@ class Due:
             return False
         self._proposed_at, self._ready_then = now, ready
         return True
+
+
+async def _take_hints(server: WebhookServer, pipeline: Pipeline) -> None:
+    """Ask at once about what somebody says has changed."""
+    while True:
+        notice = await server.notices.get()
+        rules = pipeline.watch.poke(notice.repository)
+        log.debug("webhook", repository=notice.repository, tag=notice.tag, rules=rules)
 
 
 async def _keep_watchdog() -> None:

@@ -22,10 +22,12 @@ import structlog
 
 from oci.closure import walk
 from oci.descriptor import Descriptor
-from oci.errors import OciError
+from oci.errors import ContentMismatch, OciError
 from oci.layout import Layout
 from oci.limits import MANIFEST_BYTES_MAX
+from oci.mirrors import distrust
 from oci.reference import parse_reference
+from oci.store import Source
 from protocol.release import ReleaseImage
 from runtime.errors import UserError
 from runtime.terminal import Progress
@@ -95,10 +97,11 @@ class Fetcher:
         self._wake = wake
         self._lock = Lock()
         self._jobs: dict[PinnedImage, asyncio.Task[None]] = {}
-        self._images_at_once: defaultdict[tuple[str, bool], asyncio.Semaphore] = defaultdict(
-            lambda: asyncio.Semaphore(settings.fetch.parallel)
-        )
-        self._blobs_at_once: defaultdict[bool, asyncio.Semaphore] = defaultdict(
+        # For each place its own, so that one that does not answer holds up none but its own images; and urgent
+        # ones do not queue behind others.
+        self._images_at_once: defaultdict[tuple[str, bool], asyncio.Semaphore] = defaultdict(self._slots)
+        self._blobs_at_once: defaultdict[tuple[str, bool], asyncio.Semaphore] = defaultdict(self._slots)
+        self._all_blobs: defaultdict[bool, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(settings.fetch.parallel_total)
         )
         self._being_fetched: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -151,6 +154,9 @@ class Fetcher:
         while self._jobs:
             await asyncio.wait(self._jobs.values(), return_when=asyncio.FIRST_COMPLETED)
 
+    def _slots(self) -> asyncio.Semaphore:
+        return asyncio.Semaphore(self._settings.fetch.parallel)
+
     def _start(self, pin: PinnedImage) -> None:
         job = asyncio.ensure_future(self._image(pin))
         self._jobs[pin] = job
@@ -169,7 +175,7 @@ class Fetcher:
             image = await self._complete_before(pin)
             if image is None:
                 self.ready.pop(pin, None)
-                async with self._images_at_once[pin.reference.registry, pin.options.urgent]:
+                async with self._images_at_once[_place(pin), pin.options.urgent]:
                     image = await self._fetch(pin)
             entry = await self._entry(pin, image)
             self.objects += await self._preparer.queue(pin.label, contents_of(image))
@@ -219,7 +225,7 @@ class Fetcher:
         self._check_lock(pin, image)
         meter.total = sum(blob.size for blob in (*closure.blobs, *foreign))
         jobs = [
-            self._blob(pin, blob, lambda layer: source.blob(layer, verify=False), meter, source.name)
+            self._blob(pin, blob, lambda layer: source.blob(layer, verify=False), meter, source)
             for blob in closure.blobs
         ]
         jobs += [
@@ -235,18 +241,27 @@ class Fetcher:
         blob: Descriptor,
         opener: Callable[[Descriptor], AsyncIterator[bytes]],
         meter: Meter,
-        source: str = "",
+        source: Source | None = None,
     ) -> None:
         """Bring one blob into the spool, which verifies it; whoever asks for the same meanwhile waits for it."""
         store = self._spool.blobs
+        name = source.name if source is not None else ""
         async with self._being_fetched[blob.digest]:
             if await asyncio.to_thread(store.size, blob.digest) == blob.size:
                 meter.advance(blob.size)
                 return
-            async with self._blobs_at_once[pin.options.urgent]:
-                chunks = cast(AsyncGenerator[bytes, None], opener(blob))
-                async with aclosing(chunks):
-                    await store.write_stream(blob.digest, blob.size, chunks, meter.advance, source=source)
+            urgent = pin.options.urgent
+            async with self._blobs_at_once[_place(pin), urgent], self._all_blobs[urgent]:
+                while True:
+                    try:
+                        chunks = cast(AsyncGenerator[bytes, None], opener(blob))
+                        async with aclosing(chunks):
+                            await store.write_stream(blob.digest, blob.size, chunks, meter.advance, source=name)
+                        return
+                    except ContentMismatch:
+                        if not distrust(source, blob.digest):
+                            raise
+                        meter.advance(-blob.size)
 
     async def _entry(self, pin: PinnedImage, image: ReleaseImage) -> LockEntry:
         """Return the line of the lock; one that is there and right keeps its time."""
@@ -360,6 +375,11 @@ def artifact_types(fetch: Fetch, pin: PinnedImage) -> tuple[str, ...]:
     if pin.options.referrers is not None:
         return pin.options.referrers
     return ANY if fetch.referrers else ()
+
+
+def _place(pin: PinnedImage) -> str:
+    """What can be slow or out of order by itself: a registry, or a folder."""
+    return pin.reference.registry if pin.origin.kind == "registry" else str(pin.origin)
 
 
 async def _all(jobs: Sequence[Coroutine[None, None, None]]) -> None:

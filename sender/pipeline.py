@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -157,6 +158,7 @@ class Pipeline:
             "ready": len(self.fetcher.ready),
             "failed": self.failed,
             "queued": self.fetcher.objects,
+            "registries": {host: asdict(figures) for host, figures in self._sources.figures.items()},
         }
 
     def _held(self) -> list[str]:

@@ -35,6 +35,7 @@ class Answer:
     failures: Mapping[str, str] = field(default_factory=dict)  # tags of these that could not be asked about, and why
     error: str | None = None
     warning: str | None = None
+    etag: str | None = None  # of the list of tags
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ link:
 
 # fetch:
 #   parallel: 4                    # images, and blobs, fetched at once from one registry
-#   parallel_total: 16             # blobs from all registries
+#   parallel_total: 32             # and blobs from all of them, so that no slow one is in the others' way
 #   settle: 30s                    # so long, at most, what is ready waits for the rest before it is proposed
 #   interval: 5m                   # how often tags are looked at and failed images tried again; 0: never
 #   referrers: true                # signatures, SBOMs and attestations travel with the image
@@ -63,7 +63,20 @@ link:
 #     registry.example:5000:
 #       ca: ca.pem                 # certificates to trust besides the system's
 #       plain_http: false          # true: HTTP without TLS, for this registry only
-#       location: mirror.example/hub   # ask a mirror instead; images keep their names
+#       cert: client.pem           # the certificate to show, and its key
+#       key: client.key
+#       username: mirror           # a login that goes before docker_config
+#       password_file: password    # not for everyone to read; or password_env: NAME_OF_A_VARIABLE
+#       requests: 20/s             # asked at most so often
+#       parallel: 4                # blobs read at once; the default is fetch.parallel
+#       mirrors: [mirror.example/hub]  # asked first for what a digest names; tags are the registry's to say
+#       mirrors_resolve: false     # true: a mirror may say what a tag means, too
+#     quay.io:
+#       location: mirror.example/quay  # ask a mirror instead; images keep their names
+
+# webhook:                         # where registries may tell of pushes, to be looked at at once
+#   listen: 127.0.0.1:8081         # POST /hook with Authorization: Bearer SECRET, or POST /hook/SECRET
+#   secret_file: keys/webhook.secret   # one line, not for everyone to read
 
 # logs:
 #   format: auto                   # console on a terminal, json elsewhere

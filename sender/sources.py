@@ -1,34 +1,43 @@
-"""Where pinned images are read: registries, layouts and tarballs, opened once and shared while a round lasts.
+"""Where images are read: registries, layouts and tarballs, opened once and shared for as long as the process lives.
 
-Knows how each kind is reached (TLS, plain HTTP, docker credentials); what is read from them it does not care.
+Knows how each kind is reached (budget, mirrors, TLS, plain HTTP, logins); what is read from them it does not care.
+Of a registry that is no longer asked nothing stays open: its connections close after limits.KEEPALIVE_SECONDS.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+import structlog
 from yarl import URL
 
 from oci.archive import ArchiveSource, open_archive
+from oci.budget import Budget, Figures
 from oci.client import Registry
-from oci.credentials import DockerConfig
+from oci.credentials import CredentialSource, DockerConfigFile, Login
 from oci.descriptor import Descriptor, Manifest, short_digest
 from oci.documents import detect_media_type
 from oci.errors import ContentMismatch, NotFound, OciError
 from oci.http import Call, HttpClient, TlsOptions, chunks
 from oci.layout import Layout
-from oci.limits import MANIFEST_BYTES_MAX
+from oci.limits import MANIFEST_BYTES_MAX, MIRROR_RETRIES_MAX, RETRIES_MAX
+from oci.mirrors import Mirror, MirroredRepository
 from oci.reference import Reference
-from oci.store import Source
-from sender.config import Fetch, RegistryAccess
+from oci.store import Source, Upstream
+from sender.config import Fetch, split_place
 from sender.images import Origin, PinnedImage
 
 _OK: Final = 200
+
+_Stamp = tuple[int, int, int] | None
+
+log = structlog.get_logger()
 
 
 class Sources:
@@ -39,9 +48,13 @@ class Sources:
         self._scratch = scratch  # where compressed tarballs are unpacked
         self._stack = AsyncExitStack()
         self._lock = asyncio.Lock()
-        self._registries: dict[str, Registry] = {}
-        self._folders: dict[Origin, Layout | ArchiveSource] = {}
-        self._credentials: DockerConfig | None = None
+        self._registries: dict[tuple[str, int], Registry] = {}  # by the name that images have, and retries
+        self._budgets: dict[str, Budget] = {}  # by the host that is asked
+        self._mirrors: dict[str, Mirror] = {}
+        self._path_locks: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._layouts: dict[Path, Layout] = {}
+        self._archives: dict[Path, tuple[_Stamp, ArchiveSource]] = {}
+        self._docker = DockerConfigFile(fetch.docker_config)
         self._outside: HttpClient | None = None
 
     async def __aenter__(self) -> Self:
@@ -51,45 +64,83 @@ class Sources:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for _, archive in self._archives.values():
+            archive.close()
         await self._stack.__aexit__(kind, error, trace)
+
+    @property
+    def figures(self) -> dict[str, Figures]:
+        """What status shows, by the host that is asked."""
+        return {place: budget.figures for place, budget in sorted(self._budgets.items())}
 
     async def of(self, image: PinnedImage) -> Source:
         """Return where *image* is read; OciError if the place is unusable."""
-        if image.origin.kind == "registry":
-            return await self.repository(image.reference)
-        return await self.folder(image.origin)
+        return await self.place(image.reference, image.origin)
 
-    async def repository(self, reference: Reference) -> Source:
+    async def place(self, reference: Reference, origin: Origin) -> Source:
+        """Return the repository of *reference*, or the folder or tarball that *origin* names instead."""
+        return await (self.repository(reference) if origin.kind == "registry" else self.folder(origin))
+
+    async def repository(self, reference: Reference) -> Upstream:
         """Return the repository of *reference* on its registry; nothing is asked of it yet."""
-        host = reference.registry
-        access = self._fetch.registries.get(host, RegistryAccess())
-        place, before = access.place(host)
+        host, path = reference.registry, reference.repository
+        access = self._fetch.access(host)
         async with self._lock:
-            if host not in self._registries:
-                if self._credentials is None:
-                    self._credentials = await asyncio.to_thread(DockerConfig.load, self._fetch.docker_config)
-                registry = Registry(
-                    place,
-                    credentials=self._credentials,
-                    tls=TlsOptions(ca_file=access.ca),
-                    plain_http=access.plain_http,
-                )
-                self._registries[host] = await self._stack.enter_async_context(registry)
-        return self._registries[host].repository(before + reference.repository)
+            registry = await self._registry(host)
+            mirrors = [await self._mirror(place) for place in access.mirrors]
+        origin = registry.repository(access.place(host)[1] + path)
+        return MirroredRepository(origin, path, mirrors, names=access.mirrors_resolve) if mirrors else origin
+
+    async def _registry(self, host: str, retries: int = RETRIES_MAX) -> Registry:
+        if (host, retries) not in self._registries:
+            access = self._fetch.access(host)
+            place, _ = access.place(host)
+            if place not in self._budgets:
+                rate, blobs = self._fetch.budget(place)
+                self._budgets[place] = Budget(place, requests_per_second=rate, blobs=blobs)
+            credentials: CredentialSource = self._docker
+            if access.username is not None:
+                where = f"sender.yaml: fetch.registries.{host}.password_env"
+                credentials = Login(access.username, where, access.password_file, access.password_env)
+            else:
+                await self._docker.current()  # a file that is unusable is told now, not at the first 401
+            registry = Registry(
+                place,
+                credentials=credentials,
+                tls=TlsOptions(ca_file=access.ca, client_cert=access.cert, client_key=access.key),
+                plain_http=access.plain_http,
+                budget=self._budgets[place],
+                retries=retries,
+            )
+            self._registries[host, retries] = await self._stack.enter_async_context(registry)
+        return self._registries[host, retries]
+
+    async def _mirror(self, place: str) -> Mirror:
+        """Return the mirror at ``host[:port][/path]``; the entry of its host says how that is reached."""
+        if place not in self._mirrors:
+            host, path = split_place(place)
+            registry = await self._registry(host, MIRROR_RETRIES_MAX)
+            before = self._fetch.access(host).place(host)[1] + path
+            self._mirrors[place] = Mirror(registry, before, _passed_over)
+        return self._mirrors[place]
 
     async def folder(self, origin: Origin) -> Layout | ArchiveSource:
-        """Return the layout or tarball at *origin*."""
-        assert origin.path is not None
-        async with self._lock:
-            if origin not in self._folders:
-                if origin.kind == "oci":
-                    self._folders[origin] = await asyncio.to_thread(Layout.open, origin.path)
-                else:
-                    if self._scratch is not None:
-                        self._scratch.mkdir(parents=True, exist_ok=True)
-                    archive = await asyncio.to_thread(open_archive, origin.path, scratch=self._scratch)
-                    self._folders[origin] = self._stack.enter_context(archive)
-        return self._folders[origin]
+        """Return the layout or tarball at *origin*; a tarball that is another one by now is opened again."""
+        path = origin.path
+        assert path is not None
+        async with self._path_locks[path]:  # a large tarball takes its time, and no registry waits for it
+            if origin.kind == "oci":
+                if path not in self._layouts:
+                    self._layouts[path] = await asyncio.to_thread(Layout.open, path)
+                return self._layouts[path]
+            stamp = await asyncio.to_thread(_stamp, path)
+            known = self._archives.get(path)
+            if known is None or known[0] != stamp:
+                if self._scratch is not None:
+                    self._scratch.mkdir(parents=True, exist_ok=True)
+                # The one before is not closed: someone may be reading it, and its file goes with its last reader.
+                self._archives[path] = stamp, await asyncio.to_thread(open_archive, path, scratch=self._scratch)
+            return self._archives[path][1]
 
     async def foreign_layer(self, source: Source, layer: Descriptor) -> AsyncIterator[bytes]:
         """Yield a layer that registries need not hold: from *source* if it has it, else from its ``urls``.
@@ -144,6 +195,19 @@ class Spooled:
         manifest = await self._source.manifest(reference)
         await asyncio.to_thread(blobs.write, reference, manifest.raw)
         return manifest
+
+
+def _passed_over(mirror: str, error: OciError) -> None:
+    log.warning("mirror_passed_over", mirror=mirror, problem=str(error))
+
+
+def _stamp(path: Path) -> _Stamp:
+    """What changes when the file does; None if it is not there, as opening it will tell."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _address(text: str, where: str) -> URL:

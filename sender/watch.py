@@ -148,10 +148,7 @@ class Watch:
             return advice(error, rule.reference.registry)
 
         try:
-            if rule.origin.kind == "registry":
-                source = await self._sources.repository(rule.reference)
-            else:
-                source = await self._sources.folder(rule.origin)
+            source = await self._sources.place(rule.reference, rule.origin)
             return await ask(rule, source, before, self._locked(rule), now=time.time, advice=mend)
         except (OciError, UserError, ValueError) as error:
             reason = mend(error)

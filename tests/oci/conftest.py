@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import ssl
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -33,6 +35,8 @@ def answers(host: str) -> bool:
     try:
         with urllib.request.urlopen(f"http://{host}/v2/", timeout=1) as answer:
             return bool(answer.status == 200)
+    except urllib.error.HTTPError as error:
+        return error.code == 401
     except OSError:
         return False
 
@@ -43,17 +47,16 @@ def registry_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("registry") / "data"
 
 
-@pytest.fixture(scope="session")
-def registry_host(registry_data: Path) -> Iterator[str]:
-    """``127.0.0.1:port`` of a running docker-registry with an empty store."""
+@contextlib.contextmanager
+def docker_registry(folder: Path, more: str = "") -> Iterator[str]:
+    """``127.0.0.1:port`` of a docker-registry with its files in ``folder/data``; *more* goes into its settings."""
     program = shutil.which(PROGRAM)
     if program is None:
         pytest.skip(f"{PROGRAM} is not installed: sudo apt-get install docker-registry")
-    folder = registry_data.parent
     for _ in range(3):  # another process may take the port before the registry does
         port = free_port()
         config = folder / f"config-{port}.yml"
-        config.write_text(CONFIG.format(root=registry_data, port=port))
+        config.write_text(CONFIG.format(root=folder / "data", port=port) + more)
         with (folder / "log").open("ab") as log:
             process = subprocess.Popen([program, "serve", str(config)], stdout=log, stderr=log)
         deadline = time.monotonic() + 10
@@ -72,6 +75,23 @@ def registry_host(registry_data: Path) -> Iterator[str]:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def registry_host(registry_data: Path) -> Iterator[str]:
+    """``127.0.0.1:port`` of a running docker-registry with an empty store."""
+    with docker_registry(registry_data.parent) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def locked_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A docker-registry that lets in only ``me`` with ``correct horse``."""
+    folder = tmp_path_factory.mktemp("locked")
+    # bcrypt of "correct horse", cost 4, as htpasswd -B writes it
+    (folder / "htpasswd").write_text("me:$2y$04$umjRkWTNP4JVzAju3lzmJuVt3ecddIpKxybHAcJ5FBuHviov1sPdS\n")
+    with docker_registry(folder, f"auth: {{htpasswd: {{realm: test, path: {folder / 'htpasswd'}}}}}\n") as host:
+        yield host
 
 
 @pytest.fixture

@@ -210,6 +210,36 @@ async def test_basic(serve: Serve, http: HttpClient) -> None:
             await registry(host, http, credentials).repository("a/b").tags()
 
 
+async def test_a_password_is_looked_up_again_when_it_is_rejected_only(serve: Serve, http: HttpClient) -> None:
+    good = ["old"]
+    kept = ["old"]
+    lookups: list[str] = []
+
+    class Keeper:
+        async def lookup(self, registry: str) -> Credential:
+            lookups.append(registry)
+            return Credential("me", kept[-1])
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.headers.get("Authorization") != "Basic " + base64.b64encode(f"me:{good[-1]}".encode()).decode():
+            return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="r"'})
+        return web.json_response({"tags": []})
+
+    host = await serve(handler)
+    repository = registry(host, http, Keeper()).repository("a/b")
+    for _ in range(3):
+        await repository.tags()
+    assert lookups == [host]
+    good.append("new")
+    kept.append("new")
+    for _ in range(3):
+        await repository.tags()
+    assert lookups == [host] * 2
+    good.append("newest")
+    with pytest.raises(Unauthorized, match="401"):
+        await repository.tags()
+
+
 @pytest.mark.parametrize(
     ("status", "kind", "says"),
     [

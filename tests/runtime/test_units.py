@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.units import HostPort, parse_duration, parse_rate, parse_ratio, parse_size
+from runtime.units import HostPort, parse_duration, parse_frequency, parse_rate, parse_ratio, parse_size
 
 
 @pytest.mark.parametrize(
@@ -112,3 +112,17 @@ def test_host_port(text: str, host: str, port: int, family: socket.AddressFamily
 def test_host_port_refused(value: object) -> None:
     with pytest.raises(ValueError, match="give"):
         HostPort.parse(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("20/s", 20.0), ("300/min", 5.0), ("300 / m", 5.0), ("5000/h", 5000 / 3600), ("0.5/s", 0.5)],
+)
+def test_frequencies(text: str, expected: float) -> None:
+    assert parse_frequency(text) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("value", ["20", 20, "20/d", "20 per s", "-1/s", "0/s", "1e3/s", "", None, True])
+def test_what_is_no_frequency(value: object) -> None:
+    with pytest.raises(ValueError, match=r"frequency.*give e\.g\. 20/s or 300/min"):
+        parse_frequency(value)

@@ -30,7 +30,7 @@ from sender.config import SenderSettings
 from sender.decisions import Decisions
 from sender.journal import QueuedObject, SenderJournal
 from sender.pipeline import Pipeline
-from tests.oci.conftest import registry_data, registry_host, serve  # noqa: F401 - fixtures
+from tests.oci.conftest import locked_registry, registry_data, registry_host, serve  # noqa: F401 - fixtures
 
 REPOSITORY_ROOT = Path(__file__).parents[2]
 

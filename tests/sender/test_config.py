@@ -67,6 +67,55 @@ LINK = {"to": "127.0.0.1:9", "rate": "1Gbit"}
             "fetch.registries.a.example.plainhttp: unknown key; did you mean plain_http?",
         ),
         (
+            {"fetch": {"registries": {"a.example": {"requests": "20"}}}},
+            "fetch.registries.a.example.requests: '20' is not a frequency; give e.g. 20/s or 300/min",
+        ),
+        (
+            {"fetch": {"registries": {"a.example": {"requests": "0/s"}}}},
+            "fetch.registries.a.example.requests: '0/s' is not a frequency above zero; give e.g. 20/s or 300/min",
+        ),
+        (
+            {"fetch": {"registries": {"a.example": {"key": "k.pem"}}}},
+            "fetch.registries.a.example: key: needs its certificate; add cert (or remove key)",
+        ),
+        (
+            {"fetch": {"registries": {"a.example": {"plain_http": True, "ca": "c.pem"}}}},
+            "fetch.registries.a.example: plain_http: leaves ca and cert without use; remove it (or them)",
+        ),
+        (
+            {"fetch": {"registries": {"a.example": {"username": "me"}}}},
+            "fetch.registries.a.example: username: is of no use alone; add password_file or password_env",
+        ),
+        (
+            {"fetch": {"registries": {"a.example": {"username": "me:pw", "password_env": "PW"}}}},
+            "fetch.registries.a.example.username: is empty or holds a colon; give the user name only, and its "
+            "password in password_file",
+        ),
+        (
+            {"fetch": {"registries": {"a.example": {"password_env": "PW"}}}},
+            "fetch.registries.a.example: password_env: is of no use alone; add username",
+        ),
+        (
+            {"fetch": {"registries": {"a.example": {"username": "me", "password_env": "PW", "password_file": "f"}}}},
+            "fetch.registries.a.example: password_file and password_env: only one can be the password's place; "
+            "remove the other",
+        ),
+        (
+            {"fetch": {"registries": {"a.example": {"mirrors": ["m.example", "M.example"]}}}},
+            "fetch.registries.a.example.mirrors: names a mirror twice; give each once",
+        ),
+        (
+            {"fetch": {"registries": {"a.example": {"mirrors": ["https://m.example"]}}}},
+            "fetch.registries.a.example.mirrors: registry 'https:': port '': expected a number from 1 to 65535; "
+            "a mirror is HOST[:PORT][/PATH]",
+        ),
+        (
+            {"fetch": {"registries": {"a.example": {"mirrors": ["m.example"], "location": "l.example"}}}},
+            "fetch.registries.a.example: location: replaces the registry, so mirrors of it are never asked; remove "
+            "one of them",
+        ),
+        ({"webhook": {"listen": "127.0.0.1:1"}}, "webhook.secret_file: is missing; add this key"),
+        (
             {"logs": {"level": "loud"}},
             "logs.level: 'loud' is not allowed; give 'debug', 'info', 'warning' or 'error'",
         ),
@@ -112,7 +161,11 @@ def test_what_init_writes_is_valid_also_with_every_key_in_use(tmp_path: Path) ->
     full = load_settings(path, SenderSettings)
     assert full.fetch.registries["registry.example:5000"].ca == tmp_path / "ca.pem"
     # what the comments call the default is the default
-    ignore = {"fetch": {"registries", "docker_config"}, "link": {"interface", "burst"}}
+    ignore: dict[str, Any] = {
+        "fetch": {"registries", "docker_config"},
+        "link": {"interface", "burst"},
+        "webhook": True,  # off unless it is there
+    }
     assert full.model_dump(exclude=ignore) == settings.model_dump(exclude=ignore)
     dumped = json.loads(full.model_dump_json())
     unsaid = [
