@@ -13,10 +13,11 @@ import os
 import shutil
 import signal
 import tempfile
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import Process
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from oci.blobs import BlobStore
 from oci.errors import NotFound
@@ -102,27 +103,44 @@ def _link(source: Path, link: Path) -> None:
 
 
 async def _run(argv: Sequence[str], timeout: float, entry: bytes, folder: Path) -> str | None:
+    with tempfile.TemporaryFile() as given:
+        given.write(entry)
+        given.seek(0)
+        return await _watch(argv, timeout, given, folder)
+
+
+async def _watch(argv: Sequence[str], timeout: float, given: IO[bytes], folder: Path) -> str | None:
     environment = {key: os.environ[key] for key in _ENVIRONMENT if key in os.environ}
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment, cwd=folder, start_new_session=True
-        )
-    except (OSError, ValueError) as error:
-        return f"{argv[0]}: {_spawn_reason(error)}; verify.hook.run is an executable file"
-    ends = [asyncio.ensure_future(_end_of(stream)) for stream in (process.stderr, process.stdout)]
-    feeding = asyncio.ensure_future(_feed(process, entry))
-    try:
-        async with asyncio.timeout(timeout):
-            code = await process.wait()
-    except TimeoutError:
-        return f"not done after {timeout:g} s (verify.hook.timeout), so it was ended"
-    finally:
-        _kill_group(process)
-        feeding.cancel()
-        await asyncio.wait([*ends, feeding], timeout=_GRACE_S)  # a daemon it left may hold the pipes
-        for task in ends:
-            task.cancel()
-        await process.wait()
+    # not asyncio's pipes: with those, the process is over only when the last daemon it left has closed them
+    async with AsyncExitStack() as stack:
+        outputs = [await _output(stack), await _output(stack)]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=given,
+                stdout=outputs[1][0],
+                stderr=outputs[0][0],
+                env=environment,
+                cwd=folder,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            return f"{argv[0]}: {_spawn_reason(error)}; verify.hook.run is an executable file"
+        finally:
+            for writing, _ in outputs:
+                os.close(writing)
+        ends = [asyncio.ensure_future(_end_of(reader)) for _, reader in outputs]
+        try:
+            async with asyncio.timeout(timeout):
+                code = await process.wait()
+        except TimeoutError:
+            return f"not done after {timeout:g} s (verify.hook.timeout), so it was ended"
+        finally:
+            _kill_group(process)
+            await process.wait()
+            await asyncio.wait(ends, timeout=_GRACE_S)
+            for task in ends:
+                task.cancel()
     if code == 0:
         return None
     ended = f"ended by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
@@ -130,18 +148,20 @@ async def _run(argv: Sequence[str], timeout: float, entry: bytes, folder: Path) 
     return f"{ended}: {said}" if said else ended
 
 
-async def _feed(process: Process, entry: bytes) -> None:
-    assert process.stdin is not None
-    with contextlib.suppress(ConnectionError):  # a hook need not read it
-        process.stdin.write(entry)
-        await process.stdin.drain()
-    process.stdin.close()
+async def _output(stack: AsyncExitStack) -> tuple[int, asyncio.StreamReader]:
+    """Return the writing end of a pipe, the caller's to close, and a reader that closes with *stack*."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(reading, "rb", 0)
+    )
+    stack.callback(transport.close)
+    return writing, reader
 
 
-async def _end_of(stream: asyncio.StreamReader | None) -> bytes:
-    assert stream is not None
+async def _end_of(reader: asyncio.StreamReader) -> bytes:
     end = b""
-    while chunk := await stream.read(65536):
+    while chunk := await reader.read(65536):
         end = (end + chunk)[-OUTPUT_BYTES_MAX:]
     return end
 

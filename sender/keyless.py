@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.errors import UserError
-from sender.cosign import Signature, Signer, Unverified, certificate_identity, one_line
+from sender.cosign import Signature, Signer, Unverified, certificate_identity, one_line, pae
 
 if TYPE_CHECKING:
     from sigstore.verify import Verifier
@@ -58,7 +58,9 @@ class Keyless:
         try:
             bundle = Bundle.from_json(signature.bundle)
             if signature.enveloped:
-                self._verifier.verify_dsse(bundle, policy)
+                kind, payload = self._verifier.verify_dsse(bundle, policy)
+                if pae(kind, payload) != signature.message:  # what we have read in it is not what was signed
+                    raise ValueError("the package reads another statement in the bundle than we do")
             else:
                 self._verifier.verify_artifact(signature.message, bundle, policy)
         except Exception as error:  # whatever a hostile bundle makes the package raise, it is not verified
@@ -87,5 +89,5 @@ def _verifier(trusted_root: Path | None) -> Verifier:
     except UserError:
         raise
     except Exception as error:  # pydantic's and the package's own errors, and IndexError where it names no log
-        reason = one_line(str(error) or type(error).__name__, 120)
+        reason = one_line(next(iter(str(error).splitlines()), type(error).__name__), 120)
         raise UserError(f"{trusted_root}: is no trusted root: {reason}; {where} is a trusted_root.json") from None
