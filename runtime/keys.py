@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
@@ -20,8 +21,10 @@ from runtime.durable import sync_folder
 from runtime.errors import UserError
 
 KEY_FILE_BYTES_MAX = 16 * 1024
+RSA_BITS_MIN = 2048  # NIST SP 800-131A: less is not to be trusted any more
 
 PublicKey = Ed25519PublicKey | X25519PublicKey
+VerificationKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | Ed25519PublicKey
 _PrivateKey = Ed25519PrivateKey | X25519PrivateKey
 
 
@@ -76,6 +79,26 @@ def load_hpke_public(path: Path, *, created_by: str = "") -> X25519PublicKey:
     key = _load_public(path, "X25519 public key", created_by)
     if not isinstance(key, X25519PublicKey):
         raise _wrong_kind(path, key, "X25519 public key")
+    return key
+
+
+def load_verification_key(path: Path) -> VerificationKey:
+    """The public key in a PEM file with which others sign: ECDSA, RSA or Ed25519. Raises ``UserError``.
+
+    Curves are P-256, P-384 and P-521 (FIPS 186-5), RSA has at least ``RSA_BITS_MIN`` bits.
+    """
+    needed = "ECDSA, RSA or Ed25519 public key"
+    key = _load_public(path, needed, "")
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        if not isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1 | ec.SECP521R1):
+            raise UserError(f"{path}: is a key on curve {key.curve.name}; one on P-256, P-384 or P-521 is needed")
+        return key
+    if isinstance(key, rsa.RSAPublicKey):
+        if key.key_size < RSA_BITS_MIN:
+            raise UserError(f"{path}: is an RSA key of {key.key_size} bits; one of at least {RSA_BITS_MIN} is needed")
+        return key
+    if not isinstance(key, Ed25519PublicKey):
+        raise _wrong_kind(path, key, needed)
     return key
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, ClassVar, TypeVar
@@ -34,6 +36,7 @@ __all__ = [
     "Size",
     "load_settings",
     "load_yaml",
+    "paths_from",
     "spelt",
     "validate",
 ]
@@ -92,9 +95,9 @@ def validate(document: Document, model: type[M]) -> M:
         for key in [key for key in data if key.startswith("_")]:
             faults.append(document.fault((key,), unknown_key(key, model)))
             del data[key]
-    token = _folder.set(document.folder)
     try:
-        checked = model(**data) if is_settings else model.model_validate(data)
+        with paths_from(document.folder):
+            checked = model(**data) if is_settings else model.model_validate(data)
     except ValidationError as error:
         variables = _variables(model)
         for fault in error.errors(include_url=False):
@@ -103,11 +106,19 @@ def validate(document: Document, model: type[M]) -> M:
                 faults.append(line)
     except SettingsError as error:
         faults.append(f"environment: {error}; lists and mappings are written as JSON")
-    finally:
-        _folder.reset(token)
     if faults:
         raise UserError("\n".join(faults), exit_code=EXIT_USAGE)
     return checked
+
+
+@contextmanager
+def paths_from(folder: Path) -> Iterator[None]:
+    """Let relative ``ConfigPath`` fields of what is validated meanwhile start from *folder*."""
+    token = _folder.set(folder)
+    try:
+        yield
+    finally:
+        _folder.reset(token)
 
 
 def spelt(pattern: str, hint: str) -> AfterValidator:

@@ -195,6 +195,18 @@ class Decisions:
         ).fetchone()
         return None if row is None else ReleaseRow(*row)
 
+    def verdict(self, judged: str) -> tuple[str, ...] | None:
+        """Return who signed what was found good before, None if it was not."""
+        row = self._connection.execute("SELECT signers FROM verdicts WHERE judged = ?", (judged,)).fetchone()
+        return None if row is None else tuple(json.loads(row[0]))
+
+    def save_verdict(self, judged: str, signers: tuple[str, ...], now: float) -> None:
+        """Record that something was found good."""
+        with transaction(self._connection):
+            self._connection.execute(
+                "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", (judged, json.dumps(signers), now)
+            )
+
     # --- by hand ---------------------------------------------------------------------------------------------------
 
     def send_by_hand(self, one: ByHand, now: float) -> None:

@@ -7,6 +7,7 @@ What one image cannot have, no other image suffers from.
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
@@ -39,6 +40,7 @@ from sender.journal import SenderJournal
 from sender.lock import Lock, LockEntry, closure_digest, lock_entry
 from sender.prepare import Preparer
 from sender.sources import Sources, Spooled
+from sender.verification import Held, Verification
 
 NOTE_S: Final = 0.3  # how often progress goes into the journal
 
@@ -81,6 +83,7 @@ class Fetcher:
         preparer: Preparer,
         progress: Progress,
         sources: Sources,
+        verification: Verification,
         report: Callable[[str], None],
         wake: Callable[[], None] = lambda: None,
     ) -> None:
@@ -93,9 +96,11 @@ class Fetcher:
         self._preparer = preparer
         self._progress = progress
         self._sources = sources
+        self._verification = verification
         self._report = report
         self._wake = wake
         self._lock = Lock()
+        self._look_afresh: set[PinnedImage] = set()  # held ones, whose signatures may come later
         self._jobs: dict[PinnedImage, asyncio.Task[None]] = {}
         # For each place its own, so that one that does not answer holds up none but its own images; and urgent
         # ones do not queue behind others.
@@ -172,13 +177,17 @@ class Fetcher:
     async def _image(self, pin: PinnedImage) -> None:
         """Bring the image into the spool and the queue, and note what became of it."""
         try:
+            self._verification.check_source(pin)
             image = await self._complete_before(pin)
             if image is None:
                 self.ready.pop(pin, None)
                 async with self._images_at_once[_place(pin), pin.options.urgent]:
                     image = await self._fetch(pin)
             entry = await self._entry(pin, image)
+            entry = entry.model_copy(update={"signers": await self._verify(pin, image, entry)})
             self.objects += await self._preparer.queue(pin.label, contents_of(image))
+        except Held as held:
+            self._hold(pin, str(held))
         except (OciError, UserError, ValueError) as error:
             self._fail(pin, advice(error, pin.reference.registry))
         except OSError as error:
@@ -223,6 +232,7 @@ class Fetcher:
         foreign = closure.foreign if self._settings.fetch.foreign_layers == "fetch" else []
         image = release_image(pin.target, closure, foreign=bool(foreign))
         self._check_lock(pin, image)
+        self._verification.check_descriptors(pin, image)
         meter.total = sum(blob.size for blob in (*closure.blobs, *foreign))
         jobs = [
             self._blob(pin, blob, lambda layer: source.blob(layer, verify=False), meter, source)
@@ -234,6 +244,17 @@ class Fetcher:
         await _all(jobs)
         self._journal.save_closure(self._key(pin), write_image(image), True, time())
         return image
+
+    async def _verify(self, pin: PinnedImage, image: ReleaseImage, entry: LockEntry) -> tuple[str, ...]:
+        """Return who signed; Held after having arranged that what refers to the image is looked up afresh."""
+        try:
+            signers = await self._verification.signers(pin, image, json.loads(entry.line()))
+        except Held:
+            self._journal.forget_closure(self._key(pin))
+            self._look_afresh.add(pin)
+            raise
+        self._look_afresh.discard(pin)
+        return signers
 
     async def _blob(
         self,
@@ -281,7 +302,7 @@ class Fetcher:
 
     def _locked(self, pin: PinnedImage) -> LockEntry | None:
         """Return the line of the lock that resolved *pin* as it is asked for now."""
-        entry = self._lock.entries.get(pin.slot)
+        entry = self._lock.entries.get(pin.slot) if pin not in self._look_afresh else None
         if entry is None or entry.image != pin.label or entry.digest != pin.digest:
             return None
         types = artifact_types(self._settings.fetch, pin)
@@ -314,11 +335,14 @@ class Fetcher:
 
     # --- what people see -------------------------------------------------------------------------------------------
 
-    def _fail(self, pin: PinnedImage, error: str) -> None:
+    def _fail(self, pin: PinnedImage, error: str, state: str = "failed") -> None:
         self.ready.pop(pin, None)
         self.failed[pin] = error
-        self._note(pin, "failed", error)
+        self._note(pin, state, error)
         self._report(f"{pin.short}: {error}")
+
+    def _hold(self, pin: PinnedImage, reasons: str) -> None:
+        self._fail(pin, f"held: {reasons}", "held")
 
     def _note(self, pin: PinnedImage, state: str, error: str | None = None) -> None:
         reference, source = str(pin.reference), str(pin.origin)

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from oci.descriptor import short_digest
 from oci.reference import Reference
+from sender.policy_model import Verify
 from sender.tags import TagRule
 
 Kind = Literal["registry", "oci", "archive"]
@@ -42,6 +43,7 @@ class Options:
     referrers: tuple[str, ...] | None = None  # artifact types, as patterns; () none; None: as fetch.referrers says
     interval: float | None = None  # seconds; None: as fetch.interval says
     urgent: bool = False
+    verify: Verify | None = None  # what must hold of it before it is sent
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from oci.descriptor import short_digest
 from runtime.document import Document, Location, load_yaml
 from runtime.errors import EXIT_USAGE, UserError
 from runtime.faults import describe_fault, unknown_key
-from runtime.settings import Section
+from runtime.settings import Section, paths_from
 from sender.images import ImageList, PinnedImage, Rule, Slot
 from sender.intent_entry import EntryReader
 from sender.intent_model import Defaults, Entry, File, Rename
@@ -169,7 +169,8 @@ class _Reader:
     def _section(self, document: Document, where: Location, model: type[S], data: object) -> S | None:
         """Return *data*, which stands at *where*, as a *model*; None after adding its faults."""
         try:
-            return model.model_validate(data)
+            with paths_from(document.folder):
+                return model.model_validate(data)
         except ValidationError as error:
             for fault in error.errors(include_url=False):
                 fault["loc"] = (*where, *fault["loc"])

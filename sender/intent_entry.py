@@ -47,7 +47,12 @@ class EntryReader:
             referrers=self._said(entry, "referrers"),
             interval=self._said(entry, "interval"),
             urgent=bool(self._said(entry, "urgent")),
+            verify=self._said(entry, "verify"),
         )
+        if options.referrers == () and options.verify is not None and options.verify.cosign is not None:
+            key = "referrers" if entry.referrers is not None else "verify"
+            self._fault((*self._here, key), "referrers: false leaves no signature that verify.cosign could look at")
+            return None
         line, file = self._document.line(self._here), str(self._document.path)
         if entry.tags is None:
             return PinnedImage(reference, origin, options, line, file=file)

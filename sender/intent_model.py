@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictStr, WithJson
 from runtime.settings import Duration, Section, spelt
 from sender.config import COLLECTION
 from sender.images import ANY
+from sender.policy_model import Verify
 from sender.tags import Pattern, Range
 
 Collection = Annotated[str, COLLECTION]
@@ -125,6 +126,7 @@ class Common(Section):
     )
     urgent: bool | None = Field(default=None, description="overtakes everything that is not urgent")
     collection: Collection | None = None
+    verify: Verify | None = Field(default=None, description="what must hold of an image before it is sent")
 
 
 class Defaults(Common):

@@ -55,6 +55,8 @@ MIGRATIONS: Final = (
     CREATE TABLE rollbacks (         -- collections that stay at an earlier release, whatever is proposed
         collection TEXT PRIMARY KEY, sequence INTEGER NOT NULL, images TEXT NOT NULL, lock TEXT NOT NULL,
         updated REAL NOT NULL);
+    CREATE TABLE verdicts (          -- images that were found good, and what they were judged by
+        judged TEXT PRIMARY KEY, signers TEXT NOT NULL, updated REAL NOT NULL);
     CREATE TABLE by_hand (           -- images that `send` has asked for, besides those of images.yaml
         collection TEXT NOT NULL, reference TEXT NOT NULL, urgent INTEGER NOT NULL, added REAL NOT NULL,
         PRIMARY KEY (collection, reference));
@@ -158,6 +160,11 @@ class SenderJournal:
                 "INSERT OR REPLACE INTO closures VALUES (?, ?, ?, ?)",
                 (pin, json.dumps(document, sort_keys=True), int(complete), now),
             )
+
+    def forget_closure(self, pin: str) -> None:
+        """Have the closure of a pin looked up afresh."""
+        with transaction(self.connection):
+            self.connection.execute("DELETE FROM closures WHERE pin = ?", (pin,))
 
     def not_carried(self, digests: Iterable[str]) -> list[str]:
         """Return those contents that no object carries yet, in the order given."""

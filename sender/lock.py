@@ -52,6 +52,7 @@ class LockEntry(Section):
     foreign: StrictBool = False  # whether foreign layers travel
     referrers: tuple[StrictStr, ...] = ()
     tagged: dict[str, StrictStr] = Field(default_factory=dict)
+    signers: tuple[StrictStr, ...] = ()  # verified where the policy asks for it, else as signatures claim
     closure: StrictStr
 
     @property
@@ -240,6 +241,7 @@ def lock_entry(
     types: tuple[str, ...] | None,
     foreign: bool,
     resolved: datetime,
+    signers: tuple[str, ...] = (),
 ) -> LockEntry:
     """Return the line for *pin*, whose closure is *image*."""
     origin = None if pin.origin.kind == "registry" else str(pin.origin)
@@ -259,5 +261,6 @@ def lock_entry(
         foreign=foreign,
         referrers=tuple(content.digest for content in image.referrers),
         tagged=dict(image.extra_tags),
+        signers=signers,
         closure=closure_digest(image),
     )

@@ -28,6 +28,7 @@ from sender.prepare import Preparer
 from sender.propose import LockFile, Proposer
 from sender.resolve import Wanted, resolve
 from sender.sources import Sources
+from sender.verification import Verification
 from sender.watch import Watch
 
 
@@ -63,7 +64,10 @@ class Pipeline:
         sources = Sources(settings.fetch, settings.state / "scratch")
         self._sources = sources
         self.watch = Watch(settings, self._decisions, sources, wake)
-        self.fetcher = Fetcher(settings, journal, spool, self._preparer, self._progress, sources, report, wake)
+        verification = Verification(self._decisions, spool.blobs, settings.state / "scratch")
+        self.fetcher = Fetcher(
+            settings, journal, spool, self._preparer, self._progress, sources, verification, report, wake
+        )
 
     async def __aenter__(self) -> Self:
         enter, enter_async = self._stack.enter_context, self._stack.enter_async_context
