@@ -171,6 +171,14 @@ class SenderJournal:
         found = self.connection.execute
         return [d for d in digests if found("SELECT 1 FROM carried WHERE digest = ?", (d,)).fetchone() is None]
 
+    def not_sent(self, digests: Iterable[str]) -> list[str]:
+        """Return those contents of which no pass has left yet, in the order given."""
+        query = (
+            "SELECT 1 FROM carried JOIN objects ON objects.id = carried.object"
+            " WHERE carried.digest = ? AND objects.passes_done > 0"
+        )
+        return [d for d in digests if self.connection.execute(query, (d,)).fetchone() is None]
+
     def queue_object(
         self,
         *,

@@ -1,0 +1,312 @@
+"""``checkvalve-sender plan``: what would change on the other side, what it costs, and what is held, without doing it.
+
+Asks registries afresh (or, offline, takes what was proposed last) and compares with the newest releases. Writes
+nothing; a running sender is not disturbed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from oci.errors import OciError
+from protocol.release import ReleaseImage
+from runtime.errors import UserError
+from runtime.terminal import human_bytes, human_duration, print_json, table
+from sender.ask import ask
+from sender.by_hand import pin_by_hand
+from sender.candidates import Approvals, Candidate, candidates
+from sender.changes import Change, changes, contents
+from sender.config import SenderSettings
+from sender.decisions import Decisions
+from sender.desired import desired_state, read_state
+from sender.fetcher import advice
+from sender.images import ImageList, PinnedImage, Rule, Slot
+from sender.intent import load_images
+from sender.journal import SenderJournal
+from sender.lock import Lock, LockEntry, load_lock, lock_text, read_lock
+from sender.preview import Preview, Seen
+from sender.resolve import Answer, Wanted, resolve
+from sender.sources import Sources
+from sender.wire_cost import Cost, cost_of
+
+EXIT_CHANGES: Final = 3
+UNSIGNED: Final = ("unsigned",)
+
+
+@dataclass
+class Plan:
+    """All that ``plan`` shows, by collection where it says so."""
+
+    changes: dict[str, list[Change]] = field(default_factory=dict)
+    cost: Cost = field(default_factory=lambda: Cost(0, 0, 0.0))
+    new_bytes: int = 0  # never sent before
+    warnings: list[str] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    pending: list[dict[str, Any]] = field(default_factory=list)  # proposals that wait for approval
+    images: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """0: nothing would change; 3: something would; 1: something is wrong."""
+        if self.faults or self.held:
+            return 1
+        return EXIT_CHANGES if any(self.changes.values()) else 0
+
+    def document(self) -> dict[str, Any]:
+        """Return the plan ready for JSON; sizes in bytes, time in seconds."""
+        return {
+            "changes": {name: [one.document() for one in found] for name, found in self.changes.items()},
+            "images": self.images,
+            "bytes_needed": self.cost.content_bytes,
+            "bytes_new": self.new_bytes,
+            "bytes_on_the_wire": self.cost.wire_bytes,
+            "seconds_at_link_rate": round(self.cost.seconds, 3),
+            "warnings": self.warnings,
+            "held": self.held,
+            "faults": self.faults,
+            "pending": self.pending,
+        }
+
+
+def show(settings: SenderSettings, *, offline: bool, as_json: bool) -> int:
+    """Make the plan and print it; return its exit code."""
+    journal = SenderJournal(settings.journal, read_only=True) if settings.journal.exists() else None
+    try:
+        plan = _proposed(settings, journal) if offline else asyncio.run(_looked_up(settings, journal))
+    finally:
+        if journal is not None:
+            journal.close()
+    if as_json:
+        print_json(plan.document())
+    else:
+        _print(plan, settings)
+    return plan.exit_code
+
+
+# --- what there is to compare --------------------------------------------------------------------------------------
+
+
+async def _looked_up(settings: SenderSettings, journal: SenderJournal | None) -> Plan:
+    """Compare what registries have now."""
+    images = load_images(settings.images, settings.collection)
+    lock = load_lock(settings.lock_file)
+    decisions = Decisions(journal) if journal is not None else None
+    by_hand = [pin_by_hand(one) for one in decisions.by_hand()] if decisions else []
+    async with Sources(settings.fetch, settings.state / "scratch") as sources:
+        known = {key: one.answer for key, one in decisions.answers().items()} if decisions else {}
+        answers = await _ask_all(settings, sources, images, known, lock)
+        wanted = resolve(images, answers, lock, by_hand)
+        preview = Preview(settings, journal, sources, lock)
+        slots = asyncio.Semaphore(settings.fetch.parallel_total)
+
+        async def look(pin: PinnedImage) -> Seen:
+            async with slots:
+                return await preview.look(pin)
+
+        seen = dict(zip(wanted.pins, await asyncio.gather(*map(look, wanted.pins)), strict=True))
+        plan = _compare(settings, journal, wanted, seen, faulty=bool(images.faults))
+        plan.warnings = [*wanted.warnings, *await _suspicions(plan, seen, preview, journal)]
+    plan.faults = [*images.faults, *lock.faults]
+    plan.held = [one for one in wanted.reasons if one not in plan.faults]
+    plan.held += [f"{pin.label}: {one.held}" for pin, one in seen.items() if one.held is not None]
+    return plan
+
+
+def _proposed(settings: SenderSettings, journal: SenderJournal | None) -> Plan:
+    """Compare what was proposed last."""
+    plan = Plan()
+    if journal is None:
+        return plan
+    after = {one.collection: read_state(one.images) for one in Decisions(journal).proposals()}
+    _fill(plan, settings, journal, after)
+    fetch = journal.live().get("fetch", ({}, 0.0))[0]
+    plan.faults, plan.held = list(fetch.get("faults", [])), list(fetch.get("held", []))
+    plan.warnings = list(fetch.get("warnings", []))
+    plan.held += [f"{row['reference']}: {row['error']}" for row in journal.images() if row["error"]]
+    return plan
+
+
+async def _ask_all(
+    settings: SenderSettings, sources: Sources, images: ImageList, known: dict[str, Answer], lock: Lock
+) -> dict[str, Answer]:
+    """Ask about every rule; nothing is written down."""
+
+    async def one(rule: Rule) -> Answer:
+        before = known.get(rule.key)
+        try:
+            source = await sources.place(rule.reference, rule.origin)
+            locked = {
+                slot[2]: entry
+                for slot, entry in lock.entries.items()
+                if entry.image == f"{rule.reference.name}:{slot[2]}"
+            }
+            return await ask(
+                rule,
+                source,
+                before,
+                locked,
+                now=time.time,
+                advice=lambda error: advice(error, rule.reference.registry),
+            )
+        except (OciError, UserError, ValueError) as error:
+            return Answer((before or Answer()).tags, error=f"{rule.key}: {advice(error, rule.reference.registry)}")
+
+    rules = {rule.key: rule for rule in images.rules}
+    return dict(zip(rules, await asyncio.gather(*map(one, rules.values())), strict=True))
+
+
+def _compare(
+    settings: SenderSettings,
+    journal: SenderJournal | None,
+    wanted: Wanted,
+    seen: dict[PinnedImage, Seen],
+    *,
+    faulty: bool,
+) -> Plan:
+    plan = Plan(images=len(wanted.pins))
+    good = {pin.slot: one.image for pin, one in seen.items() if one.image is not None and one.held is None}
+    held = {pin.slot for pin in wanted.pins if pin.slot not in good}
+
+    def keeps(slot: Slot) -> bool:
+        return faulty or slot in held or wanted.keeps(slot)
+
+    proposals = {one.collection: one.images for one in Decisions(journal).proposals()} if journal else {}
+    after = {}
+    for collection in sorted({slot[0] for slot in good} | proposals.keys()):
+        ready = [(slot, image) for slot, image in good.items() if slot[0] == collection]
+        state = desired_state(ready, proposals.get(collection), keeps, collection)
+        after[collection] = read_state(state)
+    _fill(plan, settings, journal, after)
+    return plan
+
+
+def _fill(
+    plan: Plan,
+    settings: SenderSettings,
+    journal: SenderJournal | None,
+    after: dict[str, tuple[ReleaseImage, ...]],
+) -> None:
+    """Add changes, cost and what waits for approval."""
+    released = {row.collection: read_state(row.images) for row in journal.newest_releases()} if journal else {}
+    for collection, images in after.items():
+        plan.changes[collection] = changes(released.get(collection, ()), images)
+    plan.images = sum(len(image.tags) or 1 for images in after.values() for image in images)
+    needed = contents(image for images in after.values() for image in images)
+    new = set(journal.not_sent(needed)) if journal else set(needed)
+    plan.cost = cost_of(settings, [content.size for digest, content in needed.items() if digest in new])
+    plan.new_bytes = plan.cost.content_bytes
+    plan.cost = Cost(sum(content.size for content in needed.values()), plan.cost.wire_bytes, plan.cost.seconds)
+    if journal is not None:
+        plan.pending = pending(settings, journal)
+
+
+def pending(settings: SenderSettings, journal: SenderJournal) -> list[dict[str, Any]]:
+    """Return the candidates that wait for somebody to approve them."""
+    decisions = Decisions(journal)
+    approvals = Approvals(settings.collections, decisions)
+    found = []
+    for candidate in candidates(journal, decisions):
+        if not isinstance(candidate, Candidate):
+            continue
+        state = approvals.of(candidate)
+        if not state.approved:
+            found.append(
+                {
+                    "id": candidate.id,
+                    "collection": candidate.collection,
+                    "sequence": candidate.release.sequence,
+                    "approved_by": state.given,
+                    "needed": state.needed,
+                    "unusable_signatures": state.unknown,
+                    "rollback_to": candidate.rollback,
+                }
+            )
+    return found
+
+
+# --- what a person should look at ---------------------------------------------------------------------------------
+
+
+async def _suspicions(
+    plan: Plan, seen: dict[PinnedImage, Seen], preview: Preview, journal: SenderJournal | None
+) -> list[str]:
+    """Warn of tags that moved to an older build, or to one that somebody else signed."""
+    lines = _released_lines(journal)
+    found = []
+    by_name = {f"{pin.target}:{pin.reference.tag}": (pin, one) for pin, one in seen.items()}
+    for collection, some in plan.changes.items():
+        for change in some:
+            pin, now = by_name.get(change.name, (None, None))
+            if change.kind != "moved" or pin is None or now is None or change.before is None:
+                continue
+            before = lines.get((collection, pin.target, pin.reference.tag or ""))
+            old = await preview.look(pin_at(pin, change.before.root.digest))
+            if now.created is not None and old.created is not None and now.created < old.created:
+                age = human_duration(old.created - now.created)
+                found.append(f"{change.name}: moves to an older build, by {age}")
+            was = before.signers if before is not None else old.signers
+            if was and now.signers != was:
+                found.append(f"{change.name}: was {_by(was)}, is {_by(now.signers)}")
+    return found
+
+
+def pin_at(pin: PinnedImage, digest: str) -> PinnedImage:
+    """Return *pin* at another digest, judged by no policy."""
+    reference = replace(pin.reference, digest=digest)
+    return replace(pin, reference=reference, options=replace(pin.options, verify=None))
+
+
+def _by(signers: Sequence[str]) -> str:
+    return "unsigned" if tuple(signers) in ((), UNSIGNED) else f"signed by {', '.join(signers)}"
+
+
+def _released_lines(journal: SenderJournal | None) -> dict[Slot, LockEntry]:
+    found: dict[Slot, LockEntry] = {}
+    for row in journal.newest_releases() if journal is not None else ():
+        found.update(read_lock((lock_text([]) + row.lock).encode(), "journal")[0].entries)
+    return found
+
+
+# --- for people ----------------------------------------------------------------------------------------------------
+
+
+def _print(plan: Plan, settings: SenderSettings) -> None:
+    rows = [
+        (one.kind, one.name, one.digests, collection) for collection, some in plan.changes.items() for one in some
+    ]
+    if rows:
+        table(("change", "image", "digest", "collection"), rows)
+        counts = ", ".join(
+            f"{sum(row[0] == kind for row in rows)} {kind}"
+            for kind in ("new", "moved", "changed", "dropped")
+            if any(row[0] == kind for row in rows)
+        )
+        print(counts)
+    else:
+        print(f"nothing would change; {plan.images} image{'' if plan.images == 1 else 's'} as released")
+    for line in _notes(plan):
+        print(line)
+    if plan.new_bytes:
+        print(
+            f"to send: {human_bytes(plan.new_bytes)} of {human_bytes(plan.cost.content_bytes)} were never sent; "
+            f"at most {human_bytes(plan.cost.wire_bytes)} on the wire, {human_duration(plan.cost.seconds)} at "
+            "link.rate"
+        )
+    for one in plan.pending:
+        given = f"{one['approved_by']} of {one['needed']}"
+        what = f"contents of {one['rollback_to']} again" if one["rollback_to"] else "proposal"
+        print(
+            f"release {one['collection']} {one['sequence']} ({what}) waits for approval, {given}: "
+            f"checkvalve-sender approve {one['id']}"
+        )
+
+
+def _notes(plan: Plan) -> Iterable[str]:
+    yield from (f"warning: {line}" for line in plan.warnings)
+    yield from (f"held: {line}" for line in plan.held)
+    yield from (f"fault: {line}" for line in plan.faults)
