@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from protocol.geometry import BlockShape, LinkProfile
 from protocol.objects import Kind
 from sender.journal import QueuedObject
-from sender.schedule import Schedule
+from sender.schedule import Rank, Schedule
 from tests.transmit.rig import queued
 
 PROFILE = LinkProfile(1424, k=20, m=2, depth=2, outage=0)
 BIG = 3 * 20 * 2 * 1424  # three blocks
 
 
-def is_last(step: tuple[QueuedObject, BlockShape] | None) -> bool:
+def is_last(step: tuple[QueuedObject, BlockShape, Rank] | None) -> bool:
     assert step is not None
     return step[1].offset + step[1].size == step[0].coded_size
 
