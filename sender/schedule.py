@@ -57,6 +57,7 @@ class Schedule:
 
     def __init__(self, geometry_of: Callable[[int], Geometry], spacing: float) -> None:
         self.floor = Rank.BULK
+        self.pressing = False  # whether anything urgent is known, which may be on its way already
         self._geometry_of = geometry_of
         self._spacing = spacing
         self._waiting: dict[Rank, list[QueuedObject]] = {rank: [] for rank in reversed(Rank)}
@@ -83,6 +84,7 @@ class Schedule:
         self._take_in(urgent)
 
     def _take_in(self, queue: list[QueuedObject]) -> None:
+        touched = set()
         for queued in queue:
             begun = self._begun.setdefault(queued.id, queued.passes_done)
             rank = rank_of(queued)
@@ -91,8 +93,10 @@ class Schedule:
                 going.rank = max(going.rank, rank)
             if begun < queued.passes_done + queued.passes_left:
                 self._waiting[rank].append(queued)
-        for waiting in self._waiting.values():
-            waiting.sort(key=lambda queued: (self._begun[queued.id], queued.id))
+                touched.add(rank)
+        for rank in touched:
+            self._waiting[rank].sort(key=lambda queued: (self._begun[queued.id], queued.id))
+        self._note_pressing()
 
     def next_block(self, now: float) -> tuple[QueuedObject, BlockShape, Rank] | None:
         """Return the next object, its block and its rank; None when nothing may be sent at *now*."""
@@ -110,10 +114,9 @@ class Schedule:
             return False
         return self._going(rank) is not None or self._first_ready(rank, now) is not None
 
-    @property
-    def pressing(self) -> bool:
-        """Whether anything urgent is known, which may be on its way already."""
-        return bool(self._waiting[Rank.URGENT]) or any(each.rank is Rank.URGENT for each in self._passes.values())
+    def _note_pressing(self) -> None:
+        going = any(each.rank is Rank.URGENT for each in self._passes.values())
+        self.pressing = going or bool(self._waiting[Rank.URGENT])
 
     def _going(self, rank: Rank) -> _Pass | None:
         return next((each for each in self._passes.values() if each.rank is rank and each.to_go), None)
@@ -150,6 +153,7 @@ class Schedule:
         """Note that the last symbol of a pass has left."""
         del self._passes[queued.id]
         self._ready_at[queued.id] = now + self._spacing
+        self._note_pressing()
 
     def abandon(self, queued: QueuedObject) -> None:
         """Forget an object whose bytes cannot be read; the journal may give its id to another one."""
@@ -158,6 +162,7 @@ class Schedule:
             self._waiting[rank] = [other for other in waiting if other.id != queued.id]
         self._begun.pop(queued.id, None)
         self._ready_at.pop(queued.id, None)
+        self._note_pressing()
 
     @property
     def empty(self) -> bool:

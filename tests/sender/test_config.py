@@ -112,12 +112,16 @@ def test_what_init_writes_is_valid_also_with_every_key_in_use(tmp_path: Path) ->
     full = load_settings(path, SenderSettings)
     assert full.fetch.registries["registry.example:5000"].ca == tmp_path / "ca.pem"
     # what the comments call the default is the default
-    ignore = {"fetch": {"registries", "docker_config"}, "link": {"interface", "burst"}}
+    ignore = {
+        "fetch": {"registries", "docker_config"},
+        "link": {"interface", "burst"},
+        "schedule": {"timezone", "windows"},
+    }
     assert full.model_dump(exclude=ignore) == settings.model_dump(exclude=ignore)
     dumped = json.loads(full.model_dump_json())
     unsaid = [
         f"{section}.{key}"
-        for section in ("link", "repeats", "fetch", "logs")
+        for section in ("link", "repeats", "schedule", "fetch", "logs")
         for key in dumped[section]
         if f" {key}:" not in path.read_text()
     ]
