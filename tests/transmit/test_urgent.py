@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from protocol.wire import HEADER, Type, symbol_bytes
 from runtime import keys
 from runtime.settings import load_settings
 from runtime.signals import StopFlag
+from sender.blocks import BUFFERS
 from sender.config import SenderSettings
 from sender.dispatch import Dispatch
 from sender.far_lane import FarLane
@@ -72,6 +73,8 @@ class Wire:
         self.dispatch.open(session, [self.lane, *self.far])
         self.symbols: Counter[tuple[int, int]] = Counter()  # (object, block number), first come first
         self.passes: list[int] = []
+        self.heard: Counter[tuple[int, int]] = Counter()  # (lane, type)
+        self.until(lambda: all(self.heard[lane, Type.ANNOUNCEMENT] for lane in range(lanes)))
 
     def object(self, object_id: int, blocks: int, *, urgent: bool = False) -> QueuedObject:
         path = self.folder / str(object_id)
@@ -88,29 +91,37 @@ class Wire:
         outcome = self.dispatch.collect(now)
         if outcome is not None:
             self.passes += [each.id for each in outcome.passes]
-        for ear in self.sockets:
+        for lane, ear in enumerate(self.sockets):
             while True:
                 try:
                     fields = HEADER.unpack_from(ear.recv(2_000))
                 except BlockingIOError:
                     break
+                self.heard[lane, fields[2]] += 1
                 if fields[2] == Type.SYMBOL:
                     self.symbols[(fields[5], fields[6])] += 1  # the session's number of an object is ours here
 
-    def until(self, object_id: int, blocks: int) -> None:
-        """Go on until so many blocks of an object have begun to come."""
+    def until(self, reached: Callable[[], bool]) -> None:
         stop, limit = StopFlag(), time.monotonic() + 30
-        while sum(each == object_id for each, _ in self.symbols) < blocks:
+        while not reached():
             assert time.monotonic() < limit, self.symbols
             self.turn(stop)
 
+    def until_on_all_lanes(self) -> None:
+        """Go on until each lane has a bulk block on the wire that is not its first, and has read ahead."""
+        lanes = (self.lane, *self.far)
+        datagrams = PROFILE.geometry(BLOCK).block(0).datagrams
+        self.until(
+            lambda: all(
+                self.heard[number, Type.SYMBOL] > datagrams and len(lane.orders) == BUFFERS
+                for number, lane in enumerate(lanes)
+            )
+        )
+
     def until_passed(self, *ids: int) -> None:
-        stop, limit = StopFlag(), time.monotonic() + 30
-        while sorted(self.passes) != sorted(ids) or self.dispatch.busy:
-            assert time.monotonic() < limit, self.symbols
-            self.turn(stop)
-        for _ in range(20):
-            self.turn(stop)
+        self.until(lambda: sorted(self.passes) == sorted(ids) and not self.dispatch.busy)
+        settled = time.monotonic() + 0.05
+        self.until(lambda: time.monotonic() > settled)
 
     def begun(self, object_id: int) -> set[int]:
         return {sbn for each, sbn in self.symbols if each == object_id}
@@ -131,12 +142,11 @@ def sent_once(wire: Wire, row: QueuedObject) -> bool:
 def test_the_last_block_of_an_urgent_object_leaves_before_the_third_next_bulk_block(wire: Wire) -> None:
     bulk, urgent = wire.object(BULK, 30), wire.object(URGENT, 4, urgent=True)
     wire.schedule.refresh([bulk])
-    wire.until(BULK, 5)
-    assert all(len(lane.orders) == 3 for lane in (wire.lane, *wire.far)), "the lanes have read ahead"
+    wire.until_on_all_lanes()
     before = wire.begun(BULK)
     wire.schedule.hurry([urgent])
     wire.dispatch.announce()
-    wire.until(URGENT, 4)
+    wire.until(lambda: len(wire.begun(URGENT)) == 4)
     assert len(wire.begun(BULK) - before) <= len(wire.sockets), "each lane may have begun one just then"
     wire.until_passed(BULK, URGENT)
     assert sent_once(wire, bulk), "what was given back went later, once"
@@ -144,9 +154,9 @@ def test_the_last_block_of_an_urgent_object_leaves_before_the_third_next_bulk_bl
 
 
 def test_bulk_held_back_stops_after_the_blocks_on_the_wire_and_goes_on_afterwards(wire: Wire) -> None:
-    bulk, urgent = wire.object(BULK, 12), wire.object(URGENT, 2, urgent=True)
+    bulk, urgent = wire.object(BULK, 20), wire.object(URGENT, 2, urgent=True)
     wire.schedule.refresh([bulk])
-    wire.until(BULK, 4)
+    wire.until_on_all_lanes()
     before = wire.begun(BULK)
     wire.dispatch.hold(Rank.URGENT)
     wire.schedule.hurry([urgent])
