@@ -114,7 +114,8 @@ def _print(found: dict[str, Any]) -> None:
     urgent = f", {found['queued_urgent']} of them urgent" if found["queued_urgent"] else ""
     print(f"queued      {_objects(found['queued_objects'])}, {human_bytes(found['queued_bytes'])}{urgent}")
     print(f"on the wire {_wire(found['transmit'])}")
-    print(f"window      {_window(found['transmit'])}")
+    if window := _window(found["transmit"]):
+        print(f"window      {window}")
     print(f"sent        {_objects(found['sent_objects'])}, {human_bytes(found['sent_bytes'])}")
     print(f"epoch       {found['epoch'] or 'none yet'}")
 
@@ -143,12 +144,12 @@ def _wire(live: dict[str, Any]) -> str:
     return f"{what}, {human_rate(live.get('rate_bits') or 0)}, {live.get('datagrams') or 0} datagrams this session"
 
 
-def _window(live: dict[str, Any]) -> str:
+def _window(live: dict[str, Any]) -> str | None:
+    """What the windows say; None without windows, or a role that follows them."""
     window = live.get("window")
-    if window is None or live.get("state") == "closed" or live["age_s"] > STALE_S:
-        return "not known; transmit is not running"
-    until = f" until {window['until']}" if window["until"] else ""
-    return f"{'open' if window['open'] else 'closed'}{until}, {human_rate(window['rate_bits'])}"
+    if window is None or window["until"] is None or live.get("state") == "closed" or live["age_s"] > STALE_S:
+        return None
+    return f"{'open' if window['open'] else 'closed'} until {window['until']}, {human_rate(window['rate_bits'])}"
 
 
 def _objects(count: int) -> str:

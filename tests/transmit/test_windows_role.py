@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from protocol.objects import Kind
+from runtime.settings import load_settings
+from sender.config import SenderSettings
+from sender.status import show
 from tests.support.waits import wait_for
 from tests.transmit.rig import Ear, Side, digest_of, end, images_of, some_bytes
 
@@ -25,7 +28,7 @@ def window(hours_from_now: int, more: str = "") -> str:
 
 @pytest.mark.parametrize("ignores", [False, True])
 def test_outside_windows_only_releases_go_and_status_says_until_when(
-    tmp_path: Path, start: Start, ignores: bool
+    tmp_path: Path, start: Start, capsys: pytest.CaptureFixture[str], ignores: bool
 ) -> None:
     side = Side(tmp_path, more=window(12, f", urgent_ignores_windows: {str(ignores).lower()}"))
     bulk = side.queue(some_bytes(3_000))
@@ -44,6 +47,10 @@ def test_outside_windows_only_releases_go_and_status_says_until_when(
         assert f"{live['window']['until']}".endswith(":00:00+00:00")
         assert live["window"]["rate_bits"] == 2_000_000
         assert "window_closed" in side.told()
+        assert show(load_settings(side.config, SenderSettings), as_json=False) == 0
+        said = capsys.readouterr().out
+        assert f"window      closed until {live['window']['until']}, 2.0 Mbit/s\n" in said
+        assert (", 1 of them urgent\n" in said) is not ignores
         assert end(role)[0] == 0
 
 
