@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ class Order:
     path: Path
     entry: ObjectEntry
     shape: BlockShape
+    rank: int = 0  # sender.schedule.Rank
 
 
 class BlockUnreadable(Exception):
@@ -63,6 +65,7 @@ class BlockReader:
         self._pool = BufferPool(BUFFERS, BUFFERS * BLOCK_BYTES_MAX)
         self._executor = ThreadPoolExecutor(1, "blocks", name_thread, ("blocks", BACKGROUND))
         self._ahead: deque[tuple[ReadyBlock, Future[None]]] = deque()
+        self._dropped: list[tuple[ReadyBlock, Future[None]]] = []  # of which one may still be read
         self._file: tuple[Path, int] | None = None  # of the reading thread
 
     @property
@@ -102,14 +105,25 @@ class BlockReader:
         """Return the buffer of a block that has left."""
         self._pool.give_back(buffer)
 
-    def drop(self, object_id: int) -> list[Order]:
-        """Forget the blocks ahead of one object; return them."""
-        dropped = [pair for pair in self._ahead if pair[0].order.object_id == object_id]
-        for block, future in dropped:
-            future.exception()  # waits for a read in progress
-            self._ahead.remove((block, future))
-            self._pool.give_back(block.buffer)
-        return [block.order for block, _ in dropped]
+    def drop(self, unwanted: Callable[[Order], bool]) -> None:
+        """Take blocks off the queue; swept returns them, one that is being read once that is over."""
+        for pair in [pair for pair in self._ahead if unwanted(pair[0].order)]:
+            pair[1].cancel()
+            self._ahead.remove(pair)
+            self._dropped.append(pair)
+
+    @property
+    def sweeping(self) -> bool:
+        """Whether :meth:`swept` has something to return, now or soon."""
+        return bool(self._dropped)
+
+    def swept(self) -> list[Order]:
+        """Return the dropped blocks whose buffers are free again, each once."""
+        free = [pair for pair in self._dropped if pair[1].done()]
+        for pair in free:
+            self._dropped.remove(pair)
+            self._pool.give_back(pair[0].buffer)
+        return [block.order for block, _ in free]
 
     def close(self) -> None:
         """Stop reading."""

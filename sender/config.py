@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from oci.errors import ReferenceError_
 from oci.limits import REQUESTS_PER_SECOND
 from oci.reference import check_registry, check_repository
 from runtime.settings import ConfigPath, Duration, Frequency, HostPort, Rate, Ratio, Section, Settings, Size, spelt
+from runtime.zones import zone
+from sender.windows import Window as OpenWindow
+from sender.windows import Windows, check_start
 
 BURST_MIN: Final = 128_000  # bytes
 BURST_S: Final = 0.004
@@ -65,6 +68,29 @@ class Repeats(Section):
     spacing: Duration = 0.2
     release_every: Duration = 30.0
     carousel: Duration = 3600.0
+
+
+class Window(Section):
+    """A time in which bulk is sent."""
+
+    start: Annotated[str, AfterValidator(check_start)]
+    lasts: Annotated[Duration, Field(alias="for", gt=0)]
+    rate: Rate | None = None
+
+
+class Schedule(Section):
+    """When objects are sent; announcements, beacons and releases always are."""
+
+    timezone: str | None = None
+    windows: Annotated[tuple[Window, ...], Field(max_length=64)] = ()
+    urgent_ignores_windows: bool = False
+    carousel_share: Ratio = 1.0
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, timezone: str | None) -> str | None:
+        zone(timezone)
+        return timezone
 
 
 class RegistryAccess(Section):
@@ -219,9 +245,30 @@ class SenderSettings(Settings):
     lock: ConfigPath | None = None
     link: Link
     repeats: Repeats = Repeats()
+    schedule: Schedule = Schedule()
     fetch: Fetch = Fetch()
     webhook: Webhook | None = None
     logs: Logs = Logs()
+
+    @field_validator("schedule")
+    @classmethod
+    def _within_the_link(cls, schedule: Schedule, info: ValidationInfo) -> Schedule:
+        link = info.data.get("link")
+        for at, window in enumerate(schedule.windows):
+            if link is None or window.rate is None:
+                continue
+            if window.rate > link.rate:
+                most = f"{link.rate} bit/s"
+                raise ValueError(f"windows[{at}].rate: {window.rate} bit/s is above link.rate; give at most {most}")
+            if not link.pacing:
+                raise ValueError(f"windows[{at}].rate: nothing keeps to it without link.pacing; remove one of them")
+        return schedule
+
+    def windows(self) -> Windows:
+        """Return when bulk is sent and how fast."""
+        rate = self.link.rate
+        given = [OpenWindow(each.start, each.lasts, each.rate or rate) for each in self.schedule.windows]
+        return Windows(given, zone(self.schedule.timezone), rate)
 
     @property
     def lock_file(self) -> Path:

@@ -11,7 +11,7 @@ from sender.blocks import Order
 from sender.far_lane import FarLane
 from sender.journal import QueuedObject
 from sender.lane import Lane
-from sender.schedule import Schedule
+from sender.schedule import Rank, Schedule
 from sender.session import Session
 
 UPCOMING_MIN: Final = 8
@@ -61,20 +61,40 @@ class Dispatch:
     def feed(self, now: float) -> None:
         """Hand out blocks as long as a lane has room for one."""
         while True:
-            free = [lane for lane in self._lanes if lane.has_room]
-            if not free:
+            lane = self._lane_for_next(now)
+            step = self._schedule.next_block(now) if lane is not None else None
+            if lane is None or step is None or self._session is None:
                 return
-            step = self._schedule.next_block(now)
-            if step is None or self._session is None:
-                return
-            queued, shape = step
+            queued, shape, rank = step
             entry = self._session.entry_of(queued)
-            if shape.sbn == 0:
+            if queued.id not in self._passes:
                 self._passes[queued.id] = _Pass(queued, entry.geometry.blocks)
-            order = Order(queued.id, queued.path, entry, shape)
+            order = Order(queued.id, queued.path, entry, shape, rank)
             self._orders[order] = queued
-            (free[0] if len(free) == 1 else min(free, key=lambda lane: len(lane.orders))).start(order)
+            lane.start(order)
             self.announce()
+
+    def _lane_for_next(self, now: float) -> Lane | FarLane | None:
+        """Return the lane with the fewest blocks. One that is to take an urgent block gives back those read ahead."""
+        if self._schedule.pressing and self._schedule.ready(Rank.URGENT, now):
+            lane = min(self._lanes, key=_in_front)
+            lane.recall(Rank.URGENT)
+            return lane if lane.has_room else None
+        free = [lane for lane in self._lanes if lane.has_room]
+        if len(free) > 1:
+            return min(free, key=lambda lane: len(lane.orders))
+        return free[0] if free else None
+
+    def hold(self, floor: Rank) -> None:
+        """Send nothing of a rank lower than *floor* but the blocks on the wire, until told otherwise."""
+        self._schedule.floor = floor
+        for lane in self._lanes:
+            lane.recall(floor)
+        self.announce()
+
+    def carries(self, rank: Rank) -> bool:
+        """Whether a lane has a block of this rank."""
+        return any(order.rank == rank for order in self._orders)
 
     def announce(self) -> None:
         """Name the objects of the next moments: an entry has to be on the wire well before its object."""
@@ -106,7 +126,7 @@ class Dispatch:
             while lane.failed:
                 self._failed(*lane.failed.popleft(), outcome)
             while lane.dropped:
-                del self._orders[lane.dropped.popleft()]
+                self._dropped(lane.dropped.popleft())
         return outcome
 
     def _left(self, order: Order, now: float, outcome: Outcome) -> None:
@@ -122,6 +142,11 @@ class Dispatch:
             del self._passes[queued.id]
             self._schedule.pass_ended(queued, now)
             outcome.passes.append(queued)
+
+    def _dropped(self, order: Order) -> None:
+        queued = self._orders.pop(order)
+        if self._pass_of(queued) is not None:
+            self._schedule.take_back(queued, order.shape.sbn)
 
     def _failed(self, order: Order, reason: str, outcome: Outcome) -> None:
         queued = self._orders.pop(order)
@@ -142,3 +167,9 @@ class Dispatch:
         """Return what is on the wire, or next."""
         order = next(iter(self._orders), None)
         return (self._orders[order], order) if order is not None else None
+
+
+def _in_front(lane: Lane | FarLane) -> tuple[int, int]:
+    """How many blocks an urgent one cannot overtake on a lane, and how many there are."""
+    orders = lane.orders
+    return sum(order.rank >= Rank.URGENT for order in orders), len(orders)

@@ -22,7 +22,9 @@ from sender.messages import (
     Figures,
     OfLane,
     Open,
+    Recall,
     Send,
+    SetRate,
 )
 from sender.session import Opening
 
@@ -42,6 +44,7 @@ class FarLane:
         self.wire_bytes = self.datagrams = self.sealed = 0
         self._orders: dict[int, Order] = {}  # by serial number
         self._serial = 0
+        self._recalled: set[int] = set()  # serial numbers of blocks that were asked back
         self._announced: list[int] = []
         self._child: Child[OfLane] = Child(f"lane {number}", MODULE, OF_LANE)
         log.info("lane_started", lane=number, pid=self._child.pid, to=str(settings.link.to.lane(number)))
@@ -69,12 +72,24 @@ class FarLane:
                 path=str(order.path),
                 entry=order.entry.written(),
                 sbn=order.shape.sbn,
+                rank=order.rank,
             )
         )
 
     def drop(self, object_id: int) -> None:
         """Have the blocks of one object forgotten that are not on the wire yet."""
         self._child.say(DropObject(object_id=object_id))
+
+    def recall(self, below: int) -> None:
+        """Have the blocks of a rank lower than *below* forgotten that are not on the wire yet."""
+        asked = {serial for serial, order in self._orders.items() if order.rank < below}
+        if asked - self._recalled:
+            self._recalled |= asked
+            self._child.say(Recall(below=below))
+
+    def set_rate(self, rate: float, now: float) -> None:
+        """Have it send at *rate* bits per second from now on."""
+        self._child.say(SetRate(rate=rate))
 
     def announce(self, entries: list[ObjectEntry]) -> None:
         """Have the objects of the next moments named."""
@@ -112,6 +127,7 @@ class FarLane:
 
     def _told(self, message: BlockTold) -> None:
         order = self._orders.pop(message.serial)
+        self._recalled.discard(message.serial)
         if message.outcome == "left":
             self.left.append(order)
         elif message.outcome == "failed":

@@ -185,7 +185,7 @@ class Fetcher:
                     image = await self._fetch(pin)
             entry = await self._entry(pin, image)
             entry = entry.model_copy(update={"signers": await self._verify(pin, image, entry)})
-            self.objects += await self._preparer.queue(pin.label, contents_of(image))
+            self.objects += await self._preparer.queue(pin.label, contents_of(image), urgent=pin.options.urgent)
         except Held as held:
             self._hold(pin, str(held))
         except (OciError, UserError, ValueError) as error:

@@ -12,56 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from protocol.objects import Kind
 from runtime.database import open_journal, transaction
-
-MIGRATIONS: Final = (
-    """
-    CREATE TABLE images (            -- one row per pinned entry of images.yaml, kept by fetch
-        collection TEXT NOT NULL, reference TEXT NOT NULL, source TEXT NOT NULL,
-        digest TEXT NOT NULL, state TEXT NOT NULL, error TEXT, bytes_total INTEGER NOT NULL DEFAULT 0,
-        bytes_done INTEGER NOT NULL DEFAULT 0, updated REAL NOT NULL,
-        PRIMARY KEY (collection, reference));
-    CREATE TABLE closures (          -- what fetch found beneath a root; complete once all is in the spool
-        pin TEXT PRIMARY KEY,        -- name@digest and what was asked for: referrers differ by repository
-        document TEXT NOT NULL, complete INTEGER NOT NULL, updated REAL NOT NULL);
-    CREATE TABLE proposals (         -- the newest desired state of each collection, unsigned
-        collection TEXT PRIMARY KEY, images TEXT NOT NULL, updated REAL NOT NULL);
-    CREATE TABLE releases (          -- what transmit signed
-        collection TEXT NOT NULL, sequence INTEGER NOT NULL, digest TEXT NOT NULL, images TEXT NOT NULL,
-        envelope BLOB NOT NULL, created REAL NOT NULL, PRIMARY KEY (collection, sequence));
-    CREATE TABLE objects (           -- transport objects; the queue is those with passes to go
-        id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, coding INTEGER NOT NULL, digest TEXT NOT NULL,
-        content_size INTEGER NOT NULL, coded_digest TEXT NOT NULL, coded_size INTEGER NOT NULL,
-        path TEXT NOT NULL, label TEXT NOT NULL, passes_left INTEGER NOT NULL, passes_done INTEGER NOT NULL DEFAULT 0,
-        queued REAL NOT NULL, sent REAL, UNIQUE (digest, coded_digest));
-    CREATE INDEX objects_queue ON objects (passes_left, id);
-    CREATE TABLE carried (           -- which object carries a content
-        digest TEXT PRIMARY KEY, object INTEGER NOT NULL REFERENCES objects (id));
-    CREATE TABLE epoch (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL);
-    CREATE TABLE rounds (token TEXT PRIMARY KEY, failed INTEGER NOT NULL, finished REAL NOT NULL);
-    CREATE TABLE live (role TEXT PRIMARY KEY, document TEXT NOT NULL, updated REAL NOT NULL);
-    """,
-    """
-    ALTER TABLE proposals ADD COLUMN lock TEXT NOT NULL DEFAULT '';  -- the lines of images.lock that it came from
-    ALTER TABLE releases ADD COLUMN lock TEXT NOT NULL DEFAULT '';
-    CREATE TABLE answers (           -- what registries last said about each rule of images.yaml
-        rule TEXT PRIMARY KEY, document TEXT NOT NULL, asked REAL NOT NULL, due REAL NOT NULL);
-    CREATE TABLE approvals (         -- who has agreed to the release with this payload; key '' for one without a key
-        collection TEXT NOT NULL, payload TEXT NOT NULL, key TEXT NOT NULL, signature BLOB NOT NULL,
-        given REAL NOT NULL, PRIMARY KEY (collection, payload, key));
-    CREATE TABLE rollbacks (         -- collections that stay at an earlier release, whatever is proposed
-        collection TEXT PRIMARY KEY, sequence INTEGER NOT NULL, images TEXT NOT NULL, lock TEXT NOT NULL,
-        updated REAL NOT NULL);
-    CREATE TABLE verdicts (          -- images that were found good, and what they were judged by
-        judged TEXT PRIMARY KEY, signers TEXT NOT NULL, updated REAL NOT NULL);
-    CREATE TABLE by_hand (           -- images that `send` has asked for, besides those of images.yaml
-        collection TEXT NOT NULL, reference TEXT NOT NULL, urgent INTEGER NOT NULL, added REAL NOT NULL,
-        PRIMARY KEY (collection, reference));
-    """,
-)
+from sender.journal_schema import MIGRATIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +34,7 @@ class QueuedObject:
     label: str
     passes_left: int
     passes_done: int
+    urgent: bool = False  # overtakes what is not
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +51,7 @@ class ReleaseRow:
 
 
 _OBJECT_COLUMNS = (
-    "id, kind, coding, digest, content_size, coded_digest, coded_size, path, label, passes_left, passes_done"
+    "id, kind, coding, digest, content_size, coded_digest, coded_size, path, label, passes_left, passes_done, urgent"
 )
 
 
@@ -193,8 +149,13 @@ class SenderJournal:
         passes: int,
         contents: Iterable[str],
         now: float,
+        urgent: bool = False,
     ) -> int:
-        """Add an object to the end of the queue, carrying *contents*; return its id. Queued twice is queued once."""
+        """Add an object to the end of the queue, carrying *contents*; return its id. Queued twice is queued once.
+
+        With *urgent*, what else is queued and carries any of *contents* becomes urgent as well.
+        """
+        contents = list(contents)
         with transaction(self.connection):
             row = self.connection.execute(
                 "SELECT id FROM objects WHERE digest = ? AND coded_digest = ?", (digest, coded_digest)
@@ -202,14 +163,45 @@ class SenderJournal:
             if row is None:
                 cursor = self.connection.execute(
                     "INSERT INTO objects (kind, coding, digest, content_size, coded_digest, coded_size, path, label,"
-                    " passes_left, queued) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (kind, coding, digest, content_size, coded_digest, coded_size, str(path), label, passes, now),
+                    " passes_left, queued, urgent) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        kind,
+                        coding,
+                        digest,
+                        content_size,
+                        coded_digest,
+                        coded_size,
+                        str(path),
+                        label,
+                        passes,
+                        now,
+                        int(urgent),
+                    ),
                 )
                 row = (cursor.lastrowid,)
             self.connection.executemany(
                 "INSERT OR IGNORE INTO carried VALUES (?, ?)", [(content, row[0]) for content in contents]
             )
+            if urgent:
+                self._mark_urgent({int(row[0])} | self.carriers(contents))
             return int(row[0])
+
+    def make_urgent(self, digests: Iterable[str], *, repeat: bool = False) -> int:
+        """Make the objects that carry these contents and have passes to go urgent; return how many carry them.
+
+        With *repeat*, those that have none to go get one.
+        """
+        ids = self.carriers(digests)
+        with transaction(self.connection):
+            if repeat:
+                self._repeat(ids)
+            self._mark_urgent(ids)
+        return len(ids)
+
+    def _mark_urgent(self, ids: Iterable[int]) -> None:
+        self.connection.executemany(
+            "UPDATE objects SET urgent = 1 WHERE id = ? AND passes_left > 0", [(each,) for each in ids]
+        )
 
     # --- transmit --------------------------------------------------------------------------------------------
 
@@ -251,6 +243,13 @@ class SenderJournal:
         rows = self.connection.execute(f"SELECT {_OBJECT_COLUMNS} FROM objects WHERE passes_left > 0 ORDER BY id")  # noqa: S608
         return [_object(row) for row in rows]
 
+    def urgent(self) -> list[QueuedObject]:
+        """Return the urgent objects with passes to go, first queued first: cheap however long the queue is."""
+        rows = self.connection.execute(
+            f"SELECT {_OBJECT_COLUMNS} FROM objects WHERE urgent = 1 AND passes_left > 0 ORDER BY id"  # noqa: S608
+        )
+        return [_object(row) for row in rows]
+
     def newest_object(self) -> int:
         """Return the highest object id, 0 without objects: it changes when one is queued."""
         return int(self.connection.execute("SELECT COALESCE(MAX(id), 0) FROM objects").fetchone()[0])
@@ -260,11 +259,11 @@ class SenderJournal:
         self.connection.execute("PRAGMA busy_timeout = 200")
 
     def note_pass(self, object_id: int, now: float) -> None:
-        """Record that one pass of an object has left."""
+        """Record that one pass of an object has left. After its last one it is urgent no more."""
         with transaction(self.connection):
             self.connection.execute(
-                "UPDATE objects SET passes_left = MAX(passes_left - 1, 0), passes_done = passes_done + 1, sent = ?"
-                " WHERE id = ?",
+                "UPDATE objects SET passes_left = MAX(passes_left - 1, 0), passes_done = passes_done + 1, sent = ?,"
+                " urgent = (urgent AND passes_left > 1) WHERE id = ?",
                 (now, object_id),
             )
 
@@ -281,23 +280,28 @@ class SenderJournal:
         rows = (find("SELECT object FROM carried WHERE digest = ?", (digest,)).fetchone() for digest in digests)
         return {int(row[0]) for row in rows if row is not None}
 
-    def repeat_oldest(self, among: set[int], sent_before: float) -> bool:
-        """Queue one more pass of the object in *among* that was sent longest ago, if that is before *sent_before*."""
+    def repeat_oldest(self, among: set[int], sent_before: float) -> int | None:
+        """Queue one more pass of the object in *among* that was sent longest ago, if that is before *sent_before*.
+
+        Return its coded size (bytes), None if there is none.
+        """
         rows = self.connection.execute(
-            "SELECT id FROM objects WHERE passes_left = 0 AND sent < ? ORDER BY sent", (sent_before,)
+            "SELECT id, coded_size FROM objects WHERE passes_left = 0 AND sent < ? ORDER BY sent", (sent_before,)
         )
-        oldest = next((object_id for (object_id,) in rows if object_id in among), None)
-        if oldest is None:
-            return False
-        self.repeat_objects({oldest})
-        return True
+        oldest, size = next(((found, size) for found, size in rows if found in among), (0, None))
+        if size is not None:
+            self.repeat_objects({oldest})
+        return size
 
     def repeat_objects(self, ids: set[int]) -> None:
         """Queue one more pass of each of these objects that has none to go."""
         with transaction(self.connection):
-            self.connection.executemany(
-                "UPDATE objects SET passes_left = 1 WHERE id = ? AND passes_left = 0", [(each,) for each in ids]
-            )
+            self._repeat(ids)
+
+    def _repeat(self, ids: Iterable[int]) -> None:
+        self.connection.executemany(
+            "UPDATE objects SET passes_left = 1 WHERE id = ? AND passes_left = 0", [(each,) for each in ids]
+        )
 
     def retire_releases(self, keep: Iterable[str]) -> list[Path]:
         """Take release objects other than those in *keep* (content digests) off the queue; return their files."""
@@ -375,17 +379,20 @@ class SenderJournal:
         return int(row[0])
 
     def totals(self) -> dict[str, int]:
-        """Return objects and coded bytes queued and sent; releases are not counted."""
+        """Return objects and coded bytes queued and sent, and how many are urgent; releases are not counted."""
         row = self.connection.execute(
             "SELECT COALESCE(SUM(passes_left > 0), 0), COALESCE(SUM((passes_left > 0) * coded_size), 0),"
+            " COALESCE(SUM(passes_left > 0 AND urgent), 0),"
             " COALESCE(SUM(passes_done > 0), 0), COALESCE(SUM((passes_done > 0) * coded_size), 0) FROM objects"
             " WHERE kind <> ?",
             (int(Kind.RELEASE),),
         ).fetchone()
-        return dict(zip(("queued_objects", "queued_bytes", "sent_objects", "sent_bytes"), map(int, row), strict=True))
+        names = ("queued_objects", "queued_bytes", "queued_urgent", "sent_objects", "sent_bytes")
+        return dict(zip(names, map(int, row), strict=True))
 
 
 def _object(row: tuple[Any, ...]) -> QueuedObject:
     fields = list(row)
     fields[7] = Path(fields[7])
+    fields[11] = bool(fields[11])
     return QueuedObject(*fields)

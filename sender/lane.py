@@ -70,7 +70,18 @@ class Lane:
 
     def drop(self, object_id: int) -> None:
         """Forget the blocks of one object that are not on the wire yet."""
-        self.dropped += self._reader.drop(object_id)
+        self._reader.drop(lambda order: order.object_id == object_id)
+        self.dropped += self._reader.swept()
+
+    def recall(self, below: int) -> None:
+        """Forget the blocks of a rank lower than *below* that are not on the wire yet."""
+        self._reader.drop(lambda order: order.rank < below)
+        self.dropped += self._reader.swept()
+
+    def set_rate(self, rate: float, now: float) -> None:
+        """Send at *rate* bits per second (IP level) from *now* on."""
+        if self._pacer is not None:
+            self._pacer.set_rate(rate, now)
 
     def announce(self, entries: list[ObjectEntry]) -> None:
         """Name the objects of the next moments, in order (Encoder.set_upcoming)."""
@@ -89,6 +100,8 @@ class Lane:
         encoder = self._encoder
         if encoder is None:
             return False
+        if self._reader.sweeping:
+            self.dropped += self._reader.swept()
         if encoder.wants_block:
             self._load(encoder)
         count = encoder.next_burst(self._view, now)

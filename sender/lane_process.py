@@ -26,7 +26,9 @@ from sender.messages import (
     Figures,
     ForLane,
     Open,
+    Recall,
     Send,
+    SetRate,
 )
 
 LISTEN_S: Final = 0.002  # between looks at the channel, while sending
@@ -67,7 +69,8 @@ class LaneProcess:
             match message:
                 case Send():
                     entry = parse_entry(*message.entry)
-                    order = Order(message.object_id, Path(message.path), entry, entry.geometry.block(message.sbn))
+                    shape = entry.geometry.block(message.sbn)
+                    order = Order(message.object_id, Path(message.path), entry, shape, message.rank)
                     self._serials[order] = message.serial
                     lane.start(order)
                 case Announce():
@@ -76,6 +79,10 @@ class LaneProcess:
                     lane.open(message.opening())
                 case DropObject():
                     lane.drop(message.object_id)
+                case Recall():
+                    lane.recall(message.below)
+                case SetRate():
+                    lane.set_rate(message.rate, time.monotonic())
                 case EndSession():
                     lane.end_session(time.monotonic())
                 case Begin():

@@ -83,6 +83,7 @@ class Send(Message):
     path: str
     entry: Entry
     sbn: int
+    rank: int
 
 
 class Announce(Message):
@@ -97,6 +98,20 @@ class DropObject(Message):
 
     kind: Literal["drop"] = "drop"
     object_id: int
+
+
+class Recall(Message):
+    """To a lane: forget the blocks of a rank lower than *below* that are not on the wire."""
+
+    kind: Literal["recall"] = "recall"
+    below: int
+
+
+class SetRate(Message):
+    """To a lane: send at this rate (bits per second)."""
+
+    kind: Literal["rate"] = "rate"
+    rate: float = Field(gt=0)
 
 
 class EndSession(Message):
@@ -123,7 +138,7 @@ class Figures(Message):
     sealed: int  # datagrams, in the session that is open
 
 
-ForLane = Begin | Open | Send | Announce | DropObject | EndSession
+ForLane = Begin | Open | Send | Announce | DropObject | Recall | SetRate | EndSession
 OfLane = BlockTold | Figures
 FOR_LANE: Final[TypeAdapter[ForLane]] = TypeAdapter(Annotated[ForLane, Field(discriminator="kind")])
 OF_LANE: Final[TypeAdapter[OfLane]] = TypeAdapter(Annotated[OfLane, Field(discriminator="kind")])

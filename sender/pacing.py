@@ -11,9 +11,19 @@ class Pacer:
     """
 
     def __init__(self, rate: float, burst: int, send_max: int) -> None:
-        self._seconds_per_byte = 8 / rate
-        self._slack = max(0, burst - send_max) * self._seconds_per_byte
+        self._spare = max(0, burst - send_max)
         self._next = float("-inf")
+        self._at(rate)
+
+    def set_rate(self, rate: float, now: float) -> None:
+        """Go on at *rate* from *now* on; what was sent ahead of time is worked off at the new rate."""
+        before = self._seconds_per_byte
+        self._at(rate)
+        self._next = now + (self._next - now) * self._seconds_per_byte / before
+
+    def _at(self, rate: float) -> None:
+        self._seconds_per_byte = 8 / rate
+        self._slack = self._spare * self._seconds_per_byte
 
     def delay(self, now: float) -> float:
         """Return how long to wait (seconds) before sending; 0 when a send may leave at *now*."""

@@ -1,96 +1,170 @@
-"""What goes on the wire next: releases first, then objects by passes made and age. Pure; the journal feeds it."""
+"""What goes on the wire next: releases, then urgent objects, then the others by passes made and age. Pure."""
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntEnum
 
 from protocol.geometry import BlockShape, Geometry
 from protocol.objects import Kind
 from sender.journal import QueuedObject
 
 
+class Rank(IntEnum):
+    """What goes before what; a higher one interrupts the pass of a lower one between two of its blocks."""
+
+    BULK = 0
+    URGENT = 1
+    RELEASE = 2
+
+
+def rank_of(queued: QueuedObject) -> Rank:
+    """Return the rank that the journal gives an object."""
+    if queued.kind == Kind.RELEASE:
+        return Rank.RELEASE
+    return Rank.URGENT if queued.urgent else Rank.BULK
+
+
 @dataclass(slots=True)
 class _Pass:
-    """A pass of which blocks are being handed out."""
+    """A pass that has begun: blocks from *sbn* on are to be handed out, and those in *returned*, lowest first."""
 
     queued: QueuedObject
     geometry: Geometry
+    rank: Rank
     sbn: int = 0
+    returned: list[int] = field(default_factory=list)
+
+    @property
+    def to_go(self) -> bool:
+        return bool(self.returned) or self.sbn < self.geometry.blocks
+
+    def take(self) -> BlockShape:
+        if self.returned:
+            return self.geometry.block(self.returned.pop(0))
+        self.sbn += 1
+        return self.geometry.block(self.sbn - 1)
 
 
 class Schedule:
     """Orders passes over objects; *geometry_of* cuts a coded size (bytes) into blocks.
 
-    Passes of one object are *spacing* seconds apart, so that one outage cannot swallow two of them. A release does
-    not wait for the end of a large object: its pass goes between two blocks of it.
+    Passes of one object are *spacing* seconds apart, so that one outage cannot swallow two of them. What has a rank
+    below *floor* waits, also in the middle of a pass.
     """
 
     def __init__(self, geometry_of: Callable[[int], Geometry], spacing: float) -> None:
+        self.floor = Rank.BULK
+        self.pressing = False  # whether anything urgent is known, which may be on its way already
         self._geometry_of = geometry_of
         self._spacing = spacing
-        self._waiting: list[QueuedObject] = []
-        self._going: list[_Pass] = []  # the last one is handed out; one before it is interrupted by a release
+        self._waiting: dict[Rank, list[QueuedObject]] = {rank: [] for rank in reversed(Rank)}
+        self._passes: dict[int, _Pass] = {}  # by object id, first begun first; until their last block has left
         self._begun: dict[int, int] = {}  # object id -> passes begun, in all sessions
         self._ready_at: dict[int, float] = {}  # object id -> when its next pass may begin; inf while one goes on
 
     def refresh(self, queue: Iterable[QueuedObject]) -> None:
         """Take the journal's queue as it is now: the objects with passes to go."""
         queue = list(queue)
-        keep = {queued.id for queued in queue} | {going.queued.id for going in self._going}
+        keep = {queued.id for queued in queue} | self._passes.keys()
         self._begun = {each: begun for each, begun in self._begun.items() if each in keep}
         self._ready_at = {each: at for each, at in self._ready_at.items() if each in keep}
-        waiting = []
+        for waiting in self._waiting.values():
+            waiting.clear()
+        self._take_in(queue)
+
+    def hurry(self, urgent: Iterable[QueuedObject]) -> None:
+        """Take the urgent objects with passes to go before all of the queue is looked at again."""
+        urgent = list(urgent)
+        known = {queued.id for queued in urgent}
+        for rank, waiting in self._waiting.items():
+            self._waiting[rank] = [queued for queued in waiting if queued.id not in known]
+        self._take_in(urgent)
+
+    def _take_in(self, queue: list[QueuedObject]) -> None:
+        touched = set()
         for queued in queue:
             begun = self._begun.setdefault(queued.id, queued.passes_done)
+            rank = rank_of(queued)
+            going = self._passes.get(queued.id)
+            if going is not None:
+                going.rank = max(going.rank, rank)
             if begun < queued.passes_done + queued.passes_left:
-                waiting.append(queued)
-        waiting.sort(key=lambda queued: (queued.kind != Kind.RELEASE, self._begun[queued.id], queued.id))
-        self._waiting = waiting
+                self._waiting[rank].append(queued)
+                touched.add(rank)
+        for rank in touched:
+            self._waiting[rank].sort(key=lambda queued: (self._begun[queued.id], queued.id))
+        self._note_pressing()
 
-    def next_block(self, now: float) -> tuple[QueuedObject, BlockShape] | None:
-        """Return the next object and its block; None when nothing may be sent at *now*."""
-        self._begin(now)
-        if not self._going:
+    def next_block(self, now: float) -> tuple[QueuedObject, BlockShape, Rank] | None:
+        """Return the next object, its block and its rank; None when nothing may be sent at *now*."""
+        for rank in self._waiting:
+            if rank < self.floor:
+                return None
+            going = self._going(rank) or self._begin(rank, now)
+            if going is not None:
+                return going.queued, going.take(), rank
+        return None
+
+    def ready(self, rank: Rank, now: float) -> bool:
+        """Whether a block of exactly this rank may be handed out at *now*."""
+        if rank < self.floor:
+            return False
+        return self._going(rank) is not None or self._first_ready(rank, now) is not None
+
+    def _note_pressing(self) -> None:
+        going = any(each.rank is Rank.URGENT for each in self._passes.values())
+        self.pressing = going or bool(self._waiting[Rank.URGENT])
+
+    def _going(self, rank: Rank) -> _Pass | None:
+        return next((each for each in self._passes.values() if each.rank is rank and each.to_go), None)
+
+    def _first_ready(self, rank: Rank, now: float) -> int | None:
+        waiting = self._waiting[rank]
+        return next((at for at, each in enumerate(waiting) if self._ready_at.get(each.id, now) <= now), None)
+
+    def _begin(self, rank: Rank, now: float) -> _Pass | None:
+        at = self._first_ready(rank, now)
+        if at is None:
             return None
-        going = self._going[-1]
-        shape = going.geometry.block(going.sbn)
-        going.sbn += 1
-        if going.sbn >= going.geometry.blocks:
-            self._going.pop()
-        return going.queued, shape
+        queued = self._waiting[rank].pop(at)
+        self._begun[queued.id] += 1
+        self._ready_at[queued.id] = float("inf")
+        self._passes[queued.id] = _Pass(queued, self._geometry_of(queued.coded_size), rank)
+        return self._passes[queued.id]
 
-    def _begin(self, now: float) -> None:
-        """Begin the next pass if none is going, or if a release may interrupt the one that is."""
-        if self._going and self._going[-1].queued.kind == Kind.RELEASE:
-            return
-        for at, queued in enumerate(self._waiting):
-            if self._going and queued.kind != Kind.RELEASE:
-                return  # releases come first in this list
-            if self._ready_at.get(queued.id, now) <= now:
-                del self._waiting[at]
-                self._begun[queued.id] += 1
-                self._ready_at[queued.id] = float("inf")
-                self._going.append(_Pass(queued, self._geometry_of(queued.coded_size)))
-                return
+    def take_back(self, queued: QueuedObject, sbn: int) -> None:
+        """Hand out again, in its turn, a block that did not leave."""
+        insort(self._passes[queued.id].returned, sbn)
 
     def upcoming(self, most: int) -> list[QueuedObject]:
         """Return the objects that follow those being read, at most *most*."""
-        found = [going.queued for going in reversed(self._going)]
-        return (found + self._waiting[:most])[:most]
+        found: list[QueuedObject] = []
+        for rank, waiting in self._waiting.items():
+            if rank < self.floor or len(found) >= most:
+                break
+            found += [each.queued for each in self._passes.values() if each.rank is rank and each.to_go]
+            found += waiting[:most]
+        return found[:most]
 
     def pass_ended(self, queued: QueuedObject, now: float) -> None:
         """Note that the last symbol of a pass has left."""
+        del self._passes[queued.id]
         self._ready_at[queued.id] = now + self._spacing
+        self._note_pressing()
 
     def abandon(self, queued: QueuedObject) -> None:
         """Forget an object whose bytes cannot be read; the journal may give its id to another one."""
-        self._going = [going for going in self._going if going.queued.id != queued.id]
-        self._waiting = [other for other in self._waiting if other.id != queued.id]
+        self._passes.pop(queued.id, None)
+        for rank, waiting in self._waiting.items():
+            self._waiting[rank] = [other for other in waiting if other.id != queued.id]
         self._begun.pop(queued.id, None)
         self._ready_at.pop(queued.id, None)
+        self._note_pressing()
 
     @property
     def empty(self) -> bool:
         """Whether every known pass has been handed out."""
-        return not self._going and not self._waiting
+        return not any(self._waiting.values()) and not any(each.to_go for each in self._passes.values())

@@ -51,6 +51,14 @@ link:
 #   release_every: 30s             # how often the newest release is sent again
 #   carousel: 1h                   # how often all that is desired is sent again while the link is idle; 0: never
 
+# schedule:                        # when objects are sent; announcements, beacons and releases always are
+#   timezone: Europe/Berlin        # of the starts; by default the machine's
+#   windows:                       # none: always, at link.rate. Of several open ones the fastest counts
+#     - {{start: 0 20 * * mon-fri, for: 10h, rate: 800Mbit}}   # minute, hour, day, month, weekday, as in cron
+#     - {{start: 0 0 * * sat, for: 2d}}  # rate: link.rate
+#   urgent_ignores_windows: false  # true: urgent objects go outside windows as well, at link.rate
+#   carousel_share: 100%           # of the link's time, at most, for what is repeated while the link is idle
+
 # fetch:
 #   parallel: 4                    # images, and blobs, fetched at once from one registry
 #   parallel_total: 32             # and blobs from all of them, so that no slow one is in the others' way

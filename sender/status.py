@@ -111,8 +111,11 @@ def _print(found: dict[str, Any]) -> None:
     else:
         print("no release yet")
     print(f"fetch       {_fetching(found['fetch'])}")
-    print(f"queued      {_objects(found['queued_objects'])}, {human_bytes(found['queued_bytes'])}")
+    urgent = f", {found['queued_urgent']} of them urgent" if found["queued_urgent"] else ""
+    print(f"queued      {_objects(found['queued_objects'])}, {human_bytes(found['queued_bytes'])}{urgent}")
     print(f"on the wire {_wire(found['transmit'])}")
+    if window := _window(found["transmit"]):
+        print(f"window      {window}")
     print(f"sent        {_objects(found['sent_objects'])}, {human_bytes(found['sent_bytes'])}")
     print(f"epoch       {found['epoch'] or 'none yet'}")
 
@@ -139,6 +142,14 @@ def _wire(live: dict[str, Any]) -> str:
     if now:
         what = f"{now.get('label')} ({human_bytes(now.get('bytes') or 0)}, pass {live.get('pass') or 1})"
     return f"{what}, {human_rate(live.get('rate_bits') or 0)}, {live.get('datagrams') or 0} datagrams this session"
+
+
+def _window(live: dict[str, Any]) -> str | None:
+    """What the windows say; None without windows, or a role that follows them."""
+    window = live.get("window")
+    if window is None or window["until"] is None or live.get("state") == "closed" or live["age_s"] > STALE_S:
+        return None
+    return f"{'open' if window['open'] else 'closed'} until {window['until']}, {human_rate(window['rate_bits'])}"
 
 
 def _objects(count: int) -> str:

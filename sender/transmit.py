@@ -28,12 +28,14 @@ from runtime import keys, logs, notify
 from runtime.durable import remove_leftovers
 from runtime.signals import StopFlag
 from runtime.threads import name_thread
+from runtime.zones import zone
 from sender.alone import alone
 from sender.config import SenderSettings
 from sender.decisions import Decisions
 from sender.dispatch import Dispatch, Outcome
 from sender.far_lane import FarLane
-from sender.journal import ReleaseRow, SenderJournal
+from sender.gate import Gate
+from sender.journal import QueuedObject, ReleaseRow, SenderJournal
 from sender.lane import Lane
 from sender.link import Link
 from sender.outbox import RETRY_S, Outbox
@@ -48,6 +50,7 @@ LOOKAHEAD_S: Final = 0.1  # of link time that the object table describes ahead
 IDLE_S: Final = 0.01
 LISTEN_S: Final = 0.002  # between looks at what further lanes say
 CAROUSEL_S: Final = 1.0  # between looks for something to repeat
+WINDOW_S: Final = 0.01  # between looks at the windows
 QUEUE_SHARE: Final = 0.05  # of the time, at most, goes into reading a long queue
 RELEASE_PASSES: Final = 3
 
@@ -158,6 +161,14 @@ class _Transmitter:
         self._once = once
         self._round = round_token
         self._dispatch = Dispatch(self._schedule, settings.link.rate / 8 * LOOKAHEAD_S)
+        self._gate = Gate(
+            settings.windows(),
+            self._dispatch,
+            settings.link.rate,
+            urgent_ignores=settings.schedule.urgent_ignores_windows,
+            zone=zone(settings.schedule.timezone),
+        )
+        self._urgent: list[QueuedObject] = []  # as seen last
         self._newest: list[ReleaseRow] = []
         self._release_digests: dict[str, str] = {}  # collection -> content digest of its release object
         self._proposals_seen: object = None
@@ -165,7 +176,7 @@ class _Transmitter:
         self._desired_of: object = None  # what the set was made from
         self._outbox = Outbox()
         self._due_housekeeping = self._due_live = self._due_queue = self._due_carousel = float("-inf")
-        self._due_listen = self._due_renewal = float("-inf")
+        self._due_listen = self._due_renewal = self._due_window = float("-inf")
         self._due_release = time.monotonic() + settings.repeats.release_every
         self._closing_until: float | None = None
         self._started = time.time()
@@ -181,6 +192,8 @@ class _Transmitter:
         self._open_lanes()
         while not stop.is_set():
             now = time.monotonic()
+            if now >= self._due_window:
+                self._look_at_windows(now)
             if now >= self._due_housekeeping:
                 self._housekeeping(now)
                 if self._closing_until is not None and now >= self._closing_until:
@@ -225,6 +238,15 @@ class _Transmitter:
                 return
             self._renew(now)
         self._dispatch.feed(now)
+
+    def _look_at_windows(self, now: float) -> None:
+        self._due_window = now + WINDOW_S if self._settings.schedule.windows else float("inf")
+        was_open = self._gate.open
+        if self._gate.look(time.time()):
+            for lane in self._lanes:
+                lane.set_rate(self._gate.rate / len(self._lanes), now)
+        if self._gate.open != was_open:
+            log.info("window_opened" if self._gate.open else "window_closed", until=self._gate.until, once=self._once)
 
     def _renew(self, now: float) -> None:
         try:
@@ -271,12 +293,18 @@ class _Transmitter:
         if not self._outbox.attempt(lambda: self._look_at_journal(now)):
             self._due_housekeeping = now + RETRY_S
         self._set_newest()
-        self._tell_live(now, "sending" if self._queued.get("queued_objects") else "idle")
+        self._tell_live(now, self._state())
+
+    def _state(self) -> str:
+        if not self._queued.get("queued_objects"):
+            return "idle"
+        return "sending" if self._gate.open or self._dispatch.busy else "waiting for a window"
 
     def _look_at_journal(self, now: float) -> None:
         over = self._round_over()  # first: what a finished round has proposed and queued is then seen below
         self._outbox.deliver()
         self._look_at_releases(now)
+        self._look_at_urgent()
         if not self._idle and now < self._due_queue:
             return
         begun = time.monotonic()
@@ -286,12 +314,24 @@ class _Transmitter:
         self._schedule.refresh(queue)
         self._dispatch.announce()
         self._encoder.queued_bytes = sum(queued.coded_size * queued.passes_left for queued in queue)
-        self._queued = {"queued_objects": len(queue), "queued_bytes": self._encoder.queued_bytes}
+        self._queued = {
+            "queued_objects": len(queue),
+            "queued_bytes": self._encoder.queued_bytes,
+            "queued_urgent": len(self._urgent),
+        }
         self._due_queue = now + (time.monotonic() - begun) / QUEUE_SHARE
         if self._once and over and not queue and not self._dispatch.busy and self._closing_until is None:
             for lane in self._lanes:
                 lane.end_session(now)
             self._closing_until = now + CLOSING_S
+
+    def _look_at_urgent(self) -> None:
+        """See what is urgent each time, where the whole of a long queue is looked at seldom."""
+        urgent = self._journal.urgent()
+        if urgent != self._urgent:
+            self._urgent = urgent
+            self._schedule.hurry(urgent)
+            self._dispatch.announce()
 
     def _look_at_releases(self, now: float) -> None:
         proposals = self._decisions.stamps()
@@ -309,17 +349,26 @@ class _Transmitter:
 
     def _carousel(self, now: float) -> bool:
         """Idle link time repeats the desired state, oldest first, for receivers that are new or missed something."""
-        every = self._settings.repeats.carousel
-        if self._once or every <= 0 or now < self._due_carousel:
+        every, share = self._settings.repeats.carousel, self._settings.schedule.carousel_share
+        if self._once or every <= 0 or share <= 0 or now < self._due_carousel or not self._gate.open:
             return False
         stamp = (self._journal.newest_object(), tuple(row.digest for row in self._newest))
         if stamp != self._desired_of:
             self._desired = self._journal.carriers(desired_contents(self._newest))
             self._desired_of = stamp
-        if self._journal.repeat_oldest(self._desired, time.time() - every):
-            return True
-        self._due_carousel = now + min(CAROUSEL_S, every)
-        return False
+        size = self._journal.repeat_oldest(self._desired, time.time() - every)
+        if size is None:
+            self._due_carousel = now + min(CAROUSEL_S, every)
+            return False
+        self._due_carousel = now + self._link_time(size) / share
+        return True
+
+    def _link_time(self, coded_size: int) -> float:
+        """Return the seconds that a pass takes of the link at the rate it has now."""
+        geometry = self._session.profile.geometry(coded_size)
+        datagrams = sum(geometry.block(sbn).datagrams for sbn in range(geometry.blocks))
+        link = self._lane.link
+        return datagrams * (link.datagram_bytes + link.header_bytes) * 8 / self._gate.rate
 
     def _refresh_releases(self) -> None:
         now = time.time()
@@ -371,6 +420,7 @@ class _Transmitter:
             "started": self._started,
             "path": self._lane.link.path,
             "lanes": self._settings.link.lanes,
+            "window": self._gate.live(),
             **self._queued,
         }
         self._journal.set_live("transmit", document, time.time())

@@ -42,9 +42,9 @@ def cost_of(settings: SenderSettings, sizes: Iterable[int]) -> Cost:
             small += size
             continue
         passes = settings.repeats.passes if size > swallowed else settings.repeats.passes_small
-        wire += profile.geometry(size).datagrams * packet * passes
+        wire += profile.geometry(size).datagrams() * packet * passes
     if small:  # these travel together
-        wire += profile.geometry(small).datagrams * packet * settings.repeats.passes_small
+        wire += profile.geometry(small).datagrams() * packet * settings.repeats.passes_small
     return Cost(content, wire, wire * 8 / link.rate)
 
 

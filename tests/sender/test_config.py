@@ -165,12 +165,13 @@ def test_what_init_writes_is_valid_also_with_every_key_in_use(tmp_path: Path) ->
         "fetch": {"registries", "docker_config"},
         "link": {"interface", "burst"},
         "webhook": True,  # off unless it is there
+        "schedule": {"timezone", "windows"},
     }
     assert full.model_dump(exclude=ignore) == settings.model_dump(exclude=ignore)
     dumped = json.loads(full.model_dump_json())
     unsaid = [
         f"{section}.{key}"
-        for section in ("link", "repeats", "fetch", "logs")
+        for section in ("link", "repeats", "schedule", "fetch", "logs")
         for key in dumped[section]
         if f" {key}:" not in path.read_text()
     ]

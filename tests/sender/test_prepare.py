@@ -32,10 +32,10 @@ def put(site: Site, *bodies: bytes) -> list[Content]:
     return [Content("application/octet-stream", sha256_digest(body), len(body)) for body in bodies]
 
 
-async def queue(site: Site, contents: list[Content], label: str = "app:1") -> int:
+async def queue(site: Site, contents: list[Content], label: str = "app:1", urgent: bool = False) -> int:
     settings = site.settings()
     with Preparer(settings, BlobStore(settings.spool)) as preparer:
-        return await preparer.queue(label, contents)
+        return await preparer.queue(label, contents, urgent)
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +71,32 @@ async def test_what_is_carried_is_not_queued_again(site: Site) -> None:
     *_, last = site.queue()
     assert [digest for digest, _ in unpack(last.path.read_bytes())] == [second[1].digest]
     assert last.label == "other:1: 1 small part"
+
+
+async def test_an_urgent_image_takes_along_what_bulk_objects_carry_for_it_until_that_is_sent(site: Site) -> None:
+    shared, sent, other, own = (NOISE.randbytes(SMALL * 2) for _ in range(4))
+    bulk = put(site, shared, sent, other)
+    assert await queue(site, bulk) == 3
+    journal = site.journal()
+    first, second, third = site.queue()
+    for _ in range(second.passes_left):
+        journal.note_pass(second.id, 1.0)
+    assert await queue(site, [*bulk[:2], *put(site, own)], "urgent:1", urgent=True) == 1
+    *_, last = site.queue()
+    assert [each.id for each in journal.urgent()] == [first.id, last.id]
+    assert [each.urgent for each in site.queue() if each.id == third.id] == [False]
+    assert journal.totals()["queued_urgent"] == 2
+    assert journal.make_urgent([bulk[1].digest], repeat=True) == 1
+    assert second.id in {each.id for each in journal.urgent()}
+    for each in journal.urgent():
+        for _ in range(each.passes_left):
+            journal.note_pass(each.id, 2.0)
+    assert journal.urgent() == []
+    assert journal.make_urgent([bulk[0].digest]) == 1
+    assert journal.urgent() == [], "it has no passes to go"
+    journal.repeat_objects({first.id})
+    assert [each.urgent for each in site.queue() if each.id == first.id] == [False], "a repetition is bulk again"
+    journal.close()
 
 
 async def test_text_is_compressed_noise_is_not_and_both_come_back(site: Site) -> None:

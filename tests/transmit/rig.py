@@ -111,7 +111,13 @@ class Side:
         return SenderJournal(self.folder / "state" / "journal.sqlite")
 
     def queue(
-        self, data: bytes, passes: int = 1, label: str = "blob", contents: tuple[str, ...] | None = None
+        self,
+        data: bytes,
+        passes: int = 1,
+        label: str = "blob",
+        contents: tuple[str, ...] | None = None,
+        *,
+        urgent: bool = False,
     ) -> str:
         """Put a blob into a file and the queue; return its digest."""
         digest = digest_of(data)
@@ -130,6 +136,7 @@ class Side:
             passes=passes,
             contents=[digest] if contents is None else contents,
             now=time.time(),
+            urgent=urgent,
         )
         journal.close()
         return digest

@@ -59,3 +59,19 @@ def test_a_send_larger_than_the_burst_takes_its_time() -> None:
     assert pacer.delay(0.0) == pytest.approx(1.5)
     pacer.sent(1_500, 1.5)
     assert pacer.delay(1.5) == pytest.approx(1.5)
+
+
+def test_a_new_rate_counts_for_what_was_sent_ahead_as_well() -> None:
+    pacer = Pacer(RATE, BURST, SEND)
+    for _ in range(4):
+        pacer.sent(SEND, 1.0)
+    wait = pacer.delay(1.0)
+    assert wait > 0
+    pacer.set_rate(RATE / 4, 1.0)
+    assert pacer.delay(1.0) == pytest.approx(4 * wait)
+    fresh = Pacer(RATE, BURST, SEND)
+    fresh.set_rate(RATE / 4, 1.0)
+    assert fresh.delay(1.0) == 0
+    log = run(pacer, 2_000, 0.0)
+    seconds, sent = log[-1][0] - log[9][0], sum(count for _, count in log[9:-1])
+    assert sent * 8 / seconds == pytest.approx(RATE / 4, rel=0.01)

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from protocol.geometry import BlockShape, LinkProfile
 from protocol.objects import Kind
 from sender.journal import QueuedObject
-from sender.schedule import Schedule
+from sender.schedule import Rank, Schedule
 from tests.transmit.rig import queued
 
 PROFILE = LinkProfile(1424, k=20, m=2, depth=2, outage=0)
 BIG = 3 * 20 * 2 * 1424  # three blocks
 
 
-def is_last(step: tuple[QueuedObject, BlockShape] | None) -> bool:
+def is_last(step: tuple[QueuedObject, BlockShape, Rank] | None) -> bool:
     assert step is not None
     return step[1].offset + step[1].size == step[0].coded_size
 
@@ -129,6 +129,61 @@ def test_upcoming_names_what_goes_then_what_waits() -> None:
     assert [row.id for row in plan.upcoming(9)] == [1, 2, 3]
 
 
+def test_urgent_objects_interrupt_bulk_and_releases_interrupt_both() -> None:
+    plan = schedule()
+    rows = [queued(1, BIG)]
+    plan.refresh(rows)
+    order = [plan.next_block(0)]
+    rows.append(queued(2, BIG, urgent=True))
+    plan.hurry(rows[1:])
+    order.append(plan.next_block(0))
+    plan.refresh([*rows, queued(3, kind=Kind.RELEASE)])
+    order += [plan.next_block(0) for _ in range(5)]
+    assert [(step[0].id, step[1].sbn) for step in order if step] == [
+        *[(1, 0), (2, 0), (3, 0)],
+        *[(2, 1), (2, 2), (1, 1), (1, 2)],
+    ]
+
+
+def test_an_object_that_becomes_urgent_in_the_middle_overtakes_the_one_that_came_before() -> None:
+    plan = schedule()
+    rows = [queued(1, BIG), queued(2)]
+    plan.refresh(rows)
+    assert plan.next_block(0) is not None
+    plan.hurry([replace(rows[1], urgent=True)])
+    assert drain(plan) == [2, 1, 1]
+    assert plan.empty
+
+
+def test_what_is_below_the_floor_waits_also_in_the_middle_and_is_not_announced() -> None:
+    plan = schedule()
+    plan.refresh([queued(1, BIG), queued(2, urgent=True), queued(9, kind=Kind.RELEASE)])
+    plan.next_block(0)
+    plan.floor = Rank.RELEASE
+    assert (plan.next_block(0), plan.upcoming(9)) == (None, [])
+    plan.floor = Rank.URGENT
+    assert [row.id for row in plan.upcoming(9)] == [2]
+    assert drain(plan) == [2]
+    plan.floor = Rank.BULK
+    assert drain(plan) == [1, 1, 1]
+
+
+def test_blocks_that_come_back_go_again_in_order() -> None:
+    plan = schedule()
+    plan.refresh([queued(1, BIG), queued(2)])
+    steps = [plan.next_block(0) for _ in range(4)]
+    assert plan.next_block(0) is None
+    for step in steps[:0:-1]:
+        assert step is not None
+        plan.take_back(step[0], step[1].sbn)
+    assert not plan.empty
+    assert [(step[0].id, step[1].sbn) for step in (plan.next_block(0) for _ in range(3)) if step] == [
+        (1, 1),
+        (1, 2),
+        (2, 0),
+    ]
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32))
 def test_every_pass_of_every_object_is_handed_out_exactly_once_whatever_the_refresh_timing(seed: int) -> None:
@@ -137,7 +192,8 @@ def test_every_pass_of_every_object_is_handed_out_exactly_once_whatever_the_refr
         object_id: queued(
             object_id,
             random.choice([10, 5_000, BIG]),
-            kind=random.choice([Kind.BLOB, Kind.RELEASE]),
+            kind=random.choice([Kind.BLOB, Kind.BLOB, Kind.RELEASE]),
+            urgent=random.random() < 0.3,
             passes_left=random.randint(1, 4),
             passes_done=random.randint(0, 3),
         )
@@ -147,6 +203,7 @@ def test_every_pass_of_every_object_is_handed_out_exactly_once_whatever_the_refr
     late = {each for each in rows if random.random() < 0.3}  # queued by fetch only after a while
     plan = schedule(random.choice([0.0, 0.5]))
     blocks: dict[int, list[int]] = defaultdict(list)
+    ahead: list[tuple[QueuedObject, BlockShape, Rank]] = []  # what a lane has
     finished: list[QueuedObject] = []
     now = 0.0
     while any(row.passes_left for row in rows.values()):
@@ -158,12 +215,29 @@ def test_every_pass_of_every_object_is_handed_out_exactly_once_whatever_the_refr
         if random.random() < 0.3:
             late = late if now < 2 else set()
             plan.refresh([row for row in rows.values() if row.passes_left and row.id not in late])
-        step = plan.next_block(now)
-        if step is not None:
-            blocks[step[0].id].append(step[1].sbn)
-            if is_last(step):
-                plan.pass_ended(step[0], now)
-                finished.append(step[0])
+        if random.random() < 0.2:
+            plan.hurry([row for row in rows.values() if row.passes_left and row.urgent and row.id not in late])
+        if random.random() < 0.1:
+            plan.floor = random.choice(list(Rank)) if now < 50 else Rank.BULK
+        if random.random() < 0.1:  # a lane gives back what it has read ahead
+            for step in ahead[1:]:
+                plan.take_back(step[0], step[1].sbn)
+            del ahead[1:]
+        if len(ahead) < 3:
+            better = [rank for rank in Rank if plan.ready(rank, now)]
+            step = plan.next_block(now)
+            assert (step[2] if step else None) == max(better, default=None)
+            ahead += [step] if step is not None else []
+        if ahead and random.random() < 0.7:
+            left = ahead.pop(0)
+            blocks[left[0].id].append(left[1].sbn)
+            count = PROFILE.geometry(left[0].coded_size).blocks
+            if len(blocks[left[0].id]) % count == 0:
+                plan.pass_ended(left[0], now)
+                finished.append(left[0])
     for object_id, wanted in passes.items():
         count = PROFILE.geometry(rows[object_id].coded_size).blocks
-        assert blocks[object_id] == list(range(count)) * wanted
+        whole = list(range(count))
+        assert len(blocks[object_id]) == count * wanted
+        for at in range(0, count * wanted, count):
+            assert sorted(blocks[object_id][at : at + count]) == whole
