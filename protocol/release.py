@@ -221,7 +221,7 @@ def open_release(
     signers = _verified(payload, signatures, trusted.keys, Drop.RELEASE_UNTRUSTED)
     if not signers:
         raise WireError(Drop.RELEASE_UNTRUSTED, "signed by no trusted key")
-    release = _parse_payload(payload)
+    release = parse_payload(payload)
     approvals = approvals or {}
     required = approvals.get(release.collection, approvals.get(ANY_COLLECTION))
     approvers: tuple[bytes, ...] = ()
@@ -273,7 +273,8 @@ def _content_document(content: Content) -> dict[str, Any]:
     return {"mediaType": content.media_type, "digest": content.digest, "size": content.size}
 
 
-def _parse_payload(payload: bytes) -> Release:
+def parse_payload(payload: bytes) -> Release:
+    """Return the release that *payload* is, whoever signed it; WireError BAD_RELEASE if it is none."""
     try:
         document = json.loads(payload.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
         return _release(document)

@@ -15,7 +15,7 @@ from protocol.release import Release, ReleaseImage, Signature, has_signed, parse
 from protocol.trust import key_id
 from runtime.keys import load_signing_public
 from sender.config import Collection
-from sender.decisions import Decisions, Proposal, Rollback
+from sender.decisions import Approval, Decisions, Proposal, Rollback
 from sender.journal import ReleaseRow, SenderJournal
 
 ID_DIGITS = 12
@@ -124,6 +124,11 @@ class Approvals:
             for name, collection in collections.items()
         }
 
+    def counts(self, candidate: Candidate, approval: Approval) -> bool:
+        """Whether *approval* is the right signature of one of the collection's approvers."""
+        public = self._keys.get(candidate.collection, {}).get(bytes.fromhex(approval.key))
+        return public is not None and has_signed(public, candidate.payload, approval.signature)
+
     def of(self, candidate: Candidate) -> ApprovalState:
         """Return whether *candidate* may be signed, and by whose agreement."""
         handling = self._collections.get(candidate.collection, Collection())
@@ -133,13 +138,11 @@ class Approvals:
         keys = self._keys.get(candidate.collection, {})
         if not keys:
             return ApprovalState(bool(given), True, min(len(given), 1), 1)
-        good, bad = [], 0
-        for approval in given:
-            key = bytes.fromhex(approval.key)
-            public = keys.get(key)
-            if public is not None and has_signed(public, candidate.payload, approval.signature):
-                good.append(Signature(key, approval.signature))
-            else:
-                bad += bool(approval.key)
+        good = [
+            Signature(bytes.fromhex(approval.key), approval.signature)
+            for approval in given
+            if self.counts(candidate, approval)
+        ]
+        bad = sum(bool(approval.key) for approval in given) - len(good)
         needed = handling.threshold
         return ApprovalState(len(good) >= needed, True, len(good), needed, tuple(good[:15]), bad)

@@ -9,34 +9,16 @@ import asyncio
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from oci.errors import OciError
-from runtime.commandline import Program, examples
+from runtime.commandline import examples
 from runtime.errors import UserError, guard
 from runtime.settings import load_settings
+from sender.cli_app import PROGRAM, Config, Json, Once, RoundToken, app, settings_of
 from sender.config import SenderSettings
-
-PROGRAM: Final = Program(
-    "checkvalve-sender", "CHECKVALVE_SENDER_CONFIG", (Path("sender.yaml"), Path("/etc/checkvalve/sender.yaml"))
-)
-app = PROGRAM.app("Send container images through a one-way link: the connected side.")
-
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        metavar="PATH",
-        show_default=False,
-        help=PROGRAM.config_help,
-    ),
-]
-Once = Annotated[bool, typer.Option("--once", help="End when everything has been done once.")]
-RoundToken = Annotated[str | None, typer.Option("--round", metavar="TOKEN", help="Set by `run --once`.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON for programs instead of tables.")]
 
 
 @app.command(
@@ -109,7 +91,7 @@ def check(
     """Check settings, keys and images.yaml, and ask every source for its images without fetching them."""
     from sender.inspect import check_all
 
-    raise typer.Exit(check_all(_settings(config), offline=offline, as_json=as_json))
+    raise typer.Exit(check_all(settings_of(config), offline=offline, as_json=as_json))
 
 
 @app.command(
@@ -131,7 +113,7 @@ def fetch(config: Config = None, once: Once = False, round_token: RoundToken = N
     """Fetch what images.yaml names into the spool and queue it. Needs the Internet, not the signing key."""
     from sender import fetch as role
 
-    raise typer.Exit(role.main(_settings(config), once=once, round_token=round_token))
+    raise typer.Exit(role.main(settings_of(config), once=once, round_token=round_token))
 
 
 @app.command(short_help="Sign releases and send the queue.", epilog=examples("checkvalve-sender transmit"))
@@ -139,7 +121,7 @@ def transmit(config: Config = None, once: Once = False, round_token: RoundToken 
     """Sign releases and send the queue. Needs the signing key and the diode, not the Internet."""
     from sender import transmit as role
 
-    raise typer.Exit(role.main(_settings(config), once, round_token))
+    raise typer.Exit(role.main(settings_of(config), once, round_token))
 
 
 @app.command(
@@ -156,7 +138,7 @@ def resend(
     from runtime.terminal import human_bytes, print_json
     from sender.resend import resend as queue_all
 
-    queued = queue_all(_settings(config))
+    queued = queue_all(settings_of(config))
     if as_json:
         print_json(queued)
     else:
@@ -173,7 +155,7 @@ def status(config: Config = None, as_json: Json = False) -> None:
     """Show images, releases, what is queued, on the wire and sent. Exit code 1 if an image failed."""
     from sender import status as view
 
-    raise typer.Exit(view.show(_settings(config), as_json=as_json))
+    raise typer.Exit(view.show(settings_of(config), as_json=as_json))
 
 
 @app.command(
@@ -184,11 +166,10 @@ def doctor(config: Config = None, as_json: Json = False) -> None:
     """Try whether this machine can send at link.rate, in a few seconds. Exit code 1 if it cannot."""
     from sender import doctor as look
 
-    raise typer.Exit(look.doctor(_settings(config), as_json=as_json))
+    raise typer.Exit(look.doctor(settings_of(config), as_json=as_json))
 
 
-def _settings(given: Path | None) -> SenderSettings:
-    return load_settings(PROGRAM.config(given), SenderSettings)
+import sender.cli_releases  # noqa: E402, F401 - registers its commands after ours
 
 
 def main() -> int:

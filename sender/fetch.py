@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import sqlite3
+import sys
 import time
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -112,6 +113,8 @@ class _Role:
     async def _one_round(self, pipeline: Pipeline) -> int:
         self._publish("fetching")
         await pipeline.round()
+        for warning in pipeline.wanted.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
         if not os.environ.get(SUPERVISED):
             objects = pipeline.fetcher.objects
             plural = "" if objects == 1 else "s"

@@ -172,8 +172,8 @@ class Sources:
         raise failure
 
 
-class Spooled:
-    """A source whose manifests are kept in the spool on first sight, so that no retry asks for them again."""
+class Readable:
+    """A source in front of which stands the spool: what is there is not asked for."""
 
     def __init__(self, source: Source, spool: Layout) -> None:
         self._source = source
@@ -187,13 +187,26 @@ class Spooled:
 
     async def manifest(self, reference: str) -> Manifest:
         """Return the manifest with the digest *reference*, verified in both cases."""
+        return await self._spooled(reference) or await self._source.manifest(reference)
+
+    async def _spooled(self, digest: str) -> Manifest | None:
         blobs = self._spool.blobs
-        if await asyncio.to_thread(blobs.size, reference) is not None:
+        if await asyncio.to_thread(blobs.size, digest) is not None:
             with suppress(ContentMismatch):  # damaged on disk: what comes now replaces it
-                raw = await asyncio.to_thread(blobs.read, reference, MANIFEST_BYTES_MAX)
-                return Manifest(Descriptor(detect_media_type(raw), reference, len(raw)), raw)
-        manifest = await self._source.manifest(reference)
-        await asyncio.to_thread(blobs.write, reference, manifest.raw)
+                raw = await asyncio.to_thread(blobs.read, digest, MANIFEST_BYTES_MAX)
+                return Manifest(Descriptor(detect_media_type(raw), digest, len(raw)), raw)
+        return None
+
+
+class Spooled(Readable):
+    """Manifests are kept in the spool on first sight as well, so that no retry asks for them again."""
+
+    async def manifest(self, reference: str) -> Manifest:
+        """Return the manifest with the digest *reference*, verified; afterwards the spool has it."""
+        manifest = await self._spooled(reference)
+        if manifest is None:
+            manifest = await self._source.manifest(reference)
+            await asyncio.to_thread(self._spool.blobs.write, reference, manifest.raw)
         return manifest
 
 

@@ -34,8 +34,9 @@ def show(settings: SenderSettings, *, as_json: bool) -> int:
         print_json(found)
     else:
         _print(found)
-    failed = any(image["state"] == "failed" for image in found["images"])
-    return 1 if failed or found["alarms"] or found["fetch"].get("faults") else 0
+    failed = any(image["state"] in ("failed", "held") for image in found["images"])
+    fetch = found["fetch"]
+    return 1 if failed or found["alarms"] or fetch.get("faults") or fetch.get("held") else 0
 
 
 def collect(journal: SenderJournal, now: float) -> dict[str, Any]:
@@ -79,6 +80,10 @@ def _print(found: dict[str, Any]) -> None:
         print(f"ALARM: {alarm}")
     for fault in found["fetch"].get("faults", []):
         print(f"fault: {fault}")
+    for reason in found["fetch"].get("held", []):
+        print(f"held: {reason}")
+    for warning in found["fetch"].get("warnings", []):
+        print(f"warning: {warning}")
     if found["images"]:
         table(
             ("image", "digest", "from", "state", "bytes"),
@@ -95,8 +100,9 @@ def _print(found: dict[str, Any]) -> None:
             right=("bytes",),
         )
         for image in found["images"]:
-            if image["state"] == "failed":
-                print(f"failed: {image['reference'].partition('@')[0]}: {image['error']}")
+            if image["state"] in ("failed", "held"):
+                error = str(image["error"]).removeprefix("held: ")
+                print(f"{image['state']}: {image['reference'].partition('@')[0]}: {error}")
     else:
         print("no images yet")
     if found["releases"]:
