@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from protocol.release import Release, ReleaseImage, Signature, has_signed, parse_images, payload_digest, payload_of
 from protocol.trust import key_id
@@ -146,3 +147,27 @@ class Approvals:
         bad = sum(bool(approval.key) for approval in given) - len(good)
         needed = handling.threshold
         return ApprovalState(len(good) >= needed, True, len(good), needed, tuple(good[:15]), bad)
+
+
+def pending(collections: Mapping[str, Collection], journal: SenderJournal) -> list[dict[str, Any]]:
+    """Return the candidates that wait for somebody to approve them."""
+    decisions = Decisions(journal)
+    approvals = Approvals(collections, decisions)
+    found = []
+    for candidate in candidates(journal, decisions):
+        if not isinstance(candidate, Candidate):
+            continue
+        state = approvals.of(candidate)
+        if not state.approved:
+            found.append(
+                {
+                    "id": candidate.id,
+                    "collection": candidate.collection,
+                    "sequence": candidate.release.sequence,
+                    "approved_by": state.given,
+                    "needed": state.needed,
+                    "unusable_signatures": state.unknown,
+                    "rollback_to": candidate.rollback,
+                }
+            )
+    return found

@@ -32,13 +32,13 @@ from oci.store import Source
 from protocol.release import ReleaseImage
 from runtime.errors import UserError
 from runtime.terminal import Progress
-from sender.config import Fetch, SenderSettings
+from sender.config import Collection, Fetch, SenderSettings
 from sender.created import platforms_in
-from sender.desired import contents_of, read_image, release_image, write_image
+from sender.desired import contents_of, read_image, read_state, release_image, write_image
 from sender.images import ANY, PinnedImage, wanted_type
 from sender.journal import SenderJournal
-from sender.lock import Lock, LockEntry, closure_digest, lock_entry
-from sender.prepare import Preparer
+from sender.lock import Lock, LockEntry, closure_digest, lock_entry, mismatch
+from sender.prepare import Preparer, Terms
 from sender.sources import Sources, Spooled
 from sender.verification import Held, Verification
 
@@ -185,7 +185,7 @@ class Fetcher:
                     image = await self._fetch(pin)
             entry = await self._entry(pin, image)
             entry = entry.model_copy(update={"signers": await self._verify(pin, image, entry)})
-            self.objects += await self._preparer.queue(pin.label, contents_of(image), urgent=pin.options.urgent)
+            self.objects += await self._preparer.queue(pin.label, contents_of(image), self._terms(pin, image))
         except Held as held:
             self._hold(pin, str(held))
         except (OciError, UserError, ValueError) as error:
@@ -298,6 +298,20 @@ class Fetcher:
             resolved=locked.resolved if locked is not None else datetime.now(UTC).replace(microsecond=0),
         )
 
+    def _terms(self, pin: PinnedImage, image: ReleaseImage) -> Terms:
+        """Return how the contents are queued: where releases are approved by hand, they wait for that."""
+        collection = pin.options.collection
+        if self._settings.collections.get(collection, Collection()).approval == "auto":
+            return Terms(pin.options.urgent)
+        mine = closure_digest(image)
+        approved = any(
+            released.root.digest == image.root.digest and closure_digest(released) == mine
+            for row in self._journal.newest_releases()
+            if row.collection == collection and image.root.digest in row.images
+            for released in read_state(row.images)
+        )
+        return Terms(pin.options.urgent, cleared=approved)
+
     # --- the lock ------------------------------------------------------------------------------------------------
 
     def _locked(self, pin: PinnedImage) -> LockEntry | None:
@@ -314,14 +328,12 @@ class Fetcher:
         locked = self._locked(pin)
         if locked is None:
             return
-        found = (image.root.size, image.root.media_type, closure_digest(image))
-        said = (locked.size, locked.media_type, locked.closure)
-        for name, one, other in zip(("size", "mediaType", "closure"), said, found, strict=True):
-            if one != other:
-                raise LockMismatch(
-                    f"{self._settings.lock_file}: {locked.image}: {name} is {one}; the image has {other}; "
-                    "mend the line, or delete it to have it resolved again"
-                )
+        wrong = mismatch(locked, image)
+        if wrong is not None:
+            raise LockMismatch(
+                f"{self._settings.lock_file}: {locked.image}: {wrong}; mend the line, or delete it to have it "
+                "resolved again"
+            )
 
     def _key(self, pin: PinnedImage) -> str:
         """What decides the closure of a pin: repositories differ in referrers, options in what is taken along."""

@@ -150,10 +150,12 @@ class SenderJournal:
         contents: Iterable[str],
         now: float,
         urgent: bool = False,
+        cleared: bool = True,
     ) -> int:
         """Add an object to the end of the queue, carrying *contents*; return its id. Queued twice is queued once.
 
-        With *urgent*, what else is queued and carries any of *contents* becomes urgent as well.
+        With *urgent*, what else is queued and carries any of *contents* becomes urgent as well. What is not *cleared*
+        waits until :meth:`clear` is told of something that it carries.
         """
         contents = list(contents)
         with transaction(self.connection):
@@ -163,7 +165,7 @@ class SenderJournal:
             if row is None:
                 cursor = self.connection.execute(
                     "INSERT INTO objects (kind, coding, digest, content_size, coded_digest, coded_size, path, label,"
-                    " passes_left, queued, urgent) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    " passes_left, queued, urgent, cleared) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         kind,
                         coding,
@@ -176,6 +178,7 @@ class SenderJournal:
                         passes,
                         now,
                         int(urgent),
+                        int(cleared),
                     ),
                 )
                 row = (cursor.lastrowid,)
@@ -185,6 +188,16 @@ class SenderJournal:
             if urgent:
                 self._mark_urgent({int(row[0])} | self.carriers(contents))
             return int(row[0])
+
+    def clear(self, digests: Iterable[str]) -> int:
+        """Let the objects that carry these contents be sent; return how many waited for it."""
+        waiting = {int(row[0]) for row in self.connection.execute("SELECT id FROM objects WHERE NOT cleared")}
+        if not waiting:
+            return 0
+        ids = waiting & self.carriers(digests)
+        with transaction(self.connection):
+            self.connection.executemany("UPDATE objects SET cleared = 1 WHERE id = ?", [(each,) for each in ids])
+        return len(ids)
 
     def make_urgent(self, digests: Iterable[str], *, repeat: bool = False) -> int:
         """Make the objects that carry these contents and have passes to go urgent; return how many carry them.
@@ -240,13 +253,15 @@ class SenderJournal:
 
     def queue(self) -> list[QueuedObject]:
         """Return the objects with passes to go, first queued first."""
-        rows = self.connection.execute(f"SELECT {_OBJECT_COLUMNS} FROM objects WHERE passes_left > 0 ORDER BY id")  # noqa: S608
+        rows = self.connection.execute(
+            f"SELECT {_OBJECT_COLUMNS} FROM objects WHERE passes_left > 0 AND cleared ORDER BY id"  # noqa: S608
+        )
         return [_object(row) for row in rows]
 
     def urgent(self) -> list[QueuedObject]:
         """Return the urgent objects with passes to go, first queued first: cheap however long the queue is."""
         rows = self.connection.execute(
-            f"SELECT {_OBJECT_COLUMNS} FROM objects WHERE urgent = 1 AND passes_left > 0 ORDER BY id"  # noqa: S608
+            f"SELECT {_OBJECT_COLUMNS} FROM objects WHERE urgent = 1 AND passes_left > 0 AND cleared ORDER BY id"  # noqa: S608
         )
         return [_object(row) for row in rows]
 
@@ -373,21 +388,32 @@ class SenderJournal:
     def bytes_to_send(self) -> int:
         """Return the coded bytes of all passes to go; releases are not counted."""
         row = self.connection.execute(
-            "SELECT COALESCE(SUM(coded_size * passes_left), 0) FROM objects WHERE passes_left > 0 AND kind <> ?",
+            "SELECT COALESCE(SUM(coded_size * passes_left), 0) FROM objects"
+            " WHERE passes_left > 0 AND cleared AND kind <> ?",
             (int(Kind.RELEASE),),
         ).fetchone()
         return int(row[0])
 
     def totals(self) -> dict[str, int]:
-        """Return objects and coded bytes queued and sent, and how many are urgent; releases are not counted."""
+        """Return objects and coded bytes queued, waiting for approval and sent; releases are not counted."""
         row = self.connection.execute(
-            "SELECT COALESCE(SUM(passes_left > 0), 0), COALESCE(SUM((passes_left > 0) * coded_size), 0),"
-            " COALESCE(SUM(passes_left > 0 AND urgent), 0),"
+            "SELECT COALESCE(SUM(passes_left > 0 AND cleared), 0),"
+            " COALESCE(SUM((passes_left > 0 AND cleared) * coded_size), 0),"
+            " COALESCE(SUM(passes_left > 0 AND cleared AND urgent), 0),"
+            " COALESCE(SUM(NOT cleared), 0), COALESCE(SUM((NOT cleared) * coded_size), 0),"
             " COALESCE(SUM(passes_done > 0), 0), COALESCE(SUM((passes_done > 0) * coded_size), 0) FROM objects"
             " WHERE kind <> ?",
             (int(Kind.RELEASE),),
         ).fetchone()
-        names = ("queued_objects", "queued_bytes", "queued_urgent", "sent_objects", "sent_bytes")
+        names = (
+            "queued_objects",
+            "queued_bytes",
+            "queued_urgent",
+            "waiting_objects",
+            "waiting_bytes",
+            "sent_objects",
+            "sent_bytes",
+        )
         return dict(zip(names, map(int, row), strict=True))
 
 

@@ -33,6 +33,7 @@ MIGRATIONS: Final = (
     """,
     """
     ALTER TABLE objects ADD COLUMN urgent INTEGER NOT NULL DEFAULT 0;  -- until its passes are through
+    ALTER TABLE objects ADD COLUMN cleared INTEGER NOT NULL DEFAULT 1;  -- 0: waits until its release is approved
     CREATE INDEX objects_urgent ON objects (id) WHERE urgent = 1;      -- looked at a few times a second
     ALTER TABLE proposals ADD COLUMN lock TEXT NOT NULL DEFAULT '';  -- the lines of images.lock that it came from
     ALTER TABLE releases ADD COLUMN lock TEXT NOT NULL DEFAULT '';

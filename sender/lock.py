@@ -233,6 +233,14 @@ def _archived(header: dict[str, Any]) -> Archived | None:
         return None
 
 
+def mismatch(entry: LockEntry, image: ReleaseImage) -> str | None:
+    """Return what *entry* says of its image that is not so; None if all is."""
+    said = {"size": entry.size, "mediaType": entry.media_type, "closure": entry.closure}
+    found = {"size": image.root.size, "mediaType": image.root.media_type, "closure": closure_digest(image)}
+    name = next((name for name in said if said[name] != found[name]), None)
+    return None if name is None else f"{name} is {said[name]}; the image has {found[name]}"
+
+
 def lock_entry(
     pin: PinnedImage,
     image: ReleaseImage,

@@ -18,7 +18,7 @@ from runtime.errors import UserError
 from runtime.terminal import human_bytes, human_duration, print_json, table
 from sender.ask import ask
 from sender.by_hand import pin_by_hand
-from sender.candidates import Approvals, Candidate, candidates
+from sender.candidates import pending
 from sender.changes import Change, changes, contents
 from sender.config import SenderSettings
 from sender.decisions import Decisions
@@ -202,31 +202,7 @@ def _fill(
     plan.new_bytes = plan.cost.content_bytes
     plan.cost = Cost(sum(content.size for content in needed.values()), plan.cost.wire_bytes, plan.cost.seconds)
     if journal is not None:
-        plan.pending = pending(settings, journal)
-
-
-def pending(settings: SenderSettings, journal: SenderJournal) -> list[dict[str, Any]]:
-    """Return the candidates that wait for somebody to approve them."""
-    decisions = Decisions(journal)
-    approvals = Approvals(settings.collections, decisions)
-    found = []
-    for candidate in candidates(journal, decisions):
-        if not isinstance(candidate, Candidate):
-            continue
-        state = approvals.of(candidate)
-        if not state.approved:
-            found.append(
-                {
-                    "id": candidate.id,
-                    "collection": candidate.collection,
-                    "sequence": candidate.release.sequence,
-                    "approved_by": state.given,
-                    "needed": state.needed,
-                    "unusable_signatures": state.unknown,
-                    "rollback_to": candidate.rollback,
-                }
-            )
-    return found
+        plan.pending = pending(settings.collections, journal)
 
 
 # --- what a person should look at ---------------------------------------------------------------------------------

@@ -51,6 +51,14 @@ class Coded:
     coding: Coding
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How objects are queued: *urgent* ones overtake the others, those not *cleared* wait for an approval."""
+
+    urgent: bool = False
+    cleared: bool = True
+
+
 class Preparer:
     """Queues contents. Use as a context manager; leaving it drops unfinished work within a chunk's time."""
 
@@ -73,35 +81,38 @@ class Preparer:
         self._worker.submit(self._close)
         self._worker.shutdown()
 
-    async def queue(self, label: str, contents: Sequence[Content], urgent: bool = False) -> int:
+    async def queue(self, label: str, contents: Sequence[Content], terms: Terms = Terms()) -> int:
         """Queue what no object carries yet of *contents*, all in the spool; return how many objects that made.
 
-        *label* tells people what the objects belong to. With *urgent* they overtake the others, and so do those that
-        are queued already for any of *contents*. Raises OciError (StorageFull, NotFound) and Stopped.
+        *label* tells people what the objects belong to. *terms* go for what is queued already of *contents* as well.
+        Raises OciError (StorageFull, NotFound) and Stopped.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._queue, label, contents, urgent)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker, self._queue, label, contents, terms)
 
-    def _queue(self, label: str, contents: Sequence[Content], urgent: bool) -> int:
+    def _queue(self, label: str, contents: Sequence[Content], terms: Terms) -> int:
         if self._journal is None:
             self._journal = SenderJournal(self._settings.journal)
         by_digest = {content.digest: content for content in contents}
-        if urgent:
+        if terms.cleared:
+            self._journal.clear(by_digest)
+        if terms.urgent:
             self._journal.make_urgent(by_digest)
         missing = [by_digest[digest] for digest in self._journal.not_carried(by_digest)]
         small = [content for content in missing if content.size <= SMALL_BYTES_MAX]
         objects = 0
         for members in _batches(small):
             self._check_stop()
-            self._queue_batch(label, members, urgent)
+            self._queue_batch(label, members, terms)
             objects += 1
         for content in missing:
             if content.size > SMALL_BYTES_MAX:
                 self._check_stop()
-                self._queue_blob(label, content, urgent)
+                self._queue_blob(label, content, terms)
                 objects += 1
         return objects
 
-    def _queue_batch(self, label: str, members: Sequence[Content], urgent: bool) -> None:
+    def _queue_batch(self, label: str, members: Sequence[Content], terms: Terms) -> None:
         batch = pack((content.digest, self._read(content.digest)) for content in members)
         whole, coding = batch, Coding.IDENTITY
         if pays([batch]):
@@ -109,7 +120,7 @@ class Preparer:
         coded = self._write_coded([whole], coding)
         count = "1 small part" if len(members) == 1 else f"{len(members)} small parts"
         digests = [content.digest for content in members]
-        self._add(Kind.BATCH, sha256_digest(batch), len(batch), coded, f"{label}: {count}", digests, urgent)
+        self._add(Kind.BATCH, sha256_digest(batch), len(batch), coded, f"{label}: {count}", digests, terms)
 
     def _read(self, digest: str) -> bytes:
         """Return a small content; one damaged on disk is removed, so that the next round fetches it again."""
@@ -119,7 +130,7 @@ class Preparer:
             self._spool.remove(digest)
             raise
 
-    def _queue_blob(self, label: str, content: Content, urgent: bool) -> None:
+    def _queue_blob(self, label: str, content: Content, terms: Terms) -> None:
         path = self._spool.path(content.digest)
         coded = None
         if pays(_samples(path, content.size)):
@@ -130,7 +141,7 @@ class Preparer:
         if coded is None:
             coded = Coded(path, self._sha256(content), content.size, Coding.IDENTITY)
         name = f"{label}: {short_digest(content.digest)}"
-        self._add(Kind.BLOB, content.digest, content.size, coded, name, [content.digest], urgent)
+        self._add(Kind.BLOB, content.digest, content.size, coded, name, [content.digest], terms)
 
     def _sha256(self, content: Content) -> str:
         """The digest of the coded bytes is sha256 always, also where the content has another."""
@@ -166,7 +177,7 @@ class Preparer:
         return Coded(final, f"sha256:{final.name}", size, coding)
 
     def _add(
-        self, kind: Kind, digest: str, size: int, coded: Coded, label: str, contents: Sequence[str], urgent: bool
+        self, kind: Kind, digest: str, size: int, coded: Coded, label: str, contents: Sequence[str], terms: Terms
     ) -> None:
         assert self._journal is not None
         repeats = self._settings.repeats
@@ -182,7 +193,8 @@ class Preparer:
             passes=repeats.passes if coded.size > swallowed_bytes(self._settings.link) else repeats.passes_small,
             contents=contents,
             now=time.time(),
-            urgent=urgent,
+            urgent=terms.urgent,
+            cleared=terms.cleared,
         )
 
     def _check_stop(self) -> None:

@@ -16,6 +16,7 @@ from protocol.objects import Coding, Kind
 from protocol.release import parse_images, seal_release
 from runtime.durable import write_durably
 from sender.candidates import Approvals, Candidate, Refused, candidates
+from sender.changes import contents
 from sender.config import Collection
 from sender.decisions import Decisions
 from sender.journal import ReleaseRow, SenderJournal
@@ -65,6 +66,7 @@ class Signer:
             candidate.lock,
         )
         self._journal.save_release(row)
+        self._journal.clear(contents(release.images))
         self._decisions.forget_approvals(release.collection, but=candidate.digest)
         log.info(
             "release_signed",

@@ -22,7 +22,7 @@ from sender.desired import desired_state, release_image
 from sender.fetcher import advice
 from sender.images import Origin, parse_origin
 from sender.journal import SenderJournal
-from sender.lock import Archived, LockEntry, closure_digest, lock_text, read_lock
+from sender.lock import Archived, LockEntry, lock_text, mismatch, read_lock
 from sender.sources import Readable, Sources
 
 
@@ -108,9 +108,9 @@ async def _image(source: Readable, reference: Reference, entry: LockEntry) -> Re
     root = (await source.manifest(entry.digest)).descriptor
     closure = await walk(source, root, referrers=entry.recorded, platforms=frozenset(entry.only) or None)
     image = release_image(entry.target or reference.name, closure, foreign=entry.foreign and bool(closure.foreign))
-    found = closure_digest(image)
-    if found != entry.closure:
-        raise ValueError(f"closure is {entry.closure}; the image has {found}")
+    wrong = mismatch(entry, image)
+    if wrong is not None:
+        raise ValueError(wrong)
     return image
 
 

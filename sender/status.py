@@ -119,6 +119,9 @@ def _print(found: dict[str, Any]) -> None:
     print(f"fetch       {_fetching(found['fetch'])}")
     urgent = f", {found['queued_urgent']} of them urgent" if found["queued_urgent"] else ""
     print(f"queued      {_objects(found['queued_objects'])}, {human_bytes(found['queued_bytes'])}{urgent}")
+    if found["waiting_objects"]:
+        waiting = f"{_objects(found['waiting_objects'])}, {human_bytes(found['waiting_bytes'])}"
+        print(f"waiting     {waiting}, until a release that needs them is approved")
     print(f"on the wire {_wire(found['transmit'])}")
     if window := _window(found["transmit"]):
         print(f"window      {window}")

@@ -11,6 +11,7 @@ import os
 import secrets
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from runtime import logs
 from runtime.errors import UserError
 from runtime.roles import Role, run_roles
 from runtime.terminal import Progress, human_bytes, human_duration, is_tty
+from sender.candidates import pending
 from sender.config import SenderSettings
 from sender.inspect import key_faults
 from sender.journal import SenderJournal
@@ -34,25 +36,37 @@ def supervise(settings: SenderSettings, config: Path, *, once: bool) -> int:
         raise UserError("\n".join(faults))
     journal = SenderJournal(settings.journal)
     started = time.time()
+    before = {row.digest for row in journal.newest_releases()}
     token = secrets.token_hex(8) if once else None
     try:
         code = asyncio.run(_run(settings, config, journal, token))
         if once:
-            print(summary(journal, started, time.time(), failed=code != 0))
+            print(summary(journal, started, time.time(), before=before, failed=code != 0))
+            for one in pending(settings.collections, journal):
+                print(
+                    f"release {one['collection']} {one['sequence']} waits for approval, {one['approved_by']} of "
+                    f"{one['needed']}: checkvalve-sender approve {one['id']}"
+                )
         return code
     finally:
         journal.close()
 
 
-def summary(journal: SenderJournal, started: float, now: float, *, failed: bool = False) -> str:
-    """Return the last line of ``run --once``; *failed* if a role could not do all it was asked to."""
+def summary(
+    journal: SenderJournal, started: float, now: float, *, before: Collection[str] = (), failed: bool = False
+) -> str:
+    """Return the line of ``run --once`` that says what it came to.
+
+    *before* are the digests of the releases that were newest at the start; *failed*: a role could not do all it was
+    asked to.
+    """
     objects, size = journal.sent_since(started)
     releases = journal.newest_releases()
     named = ", ".join(f"{row.collection} {row.sequence} ({row.digest[:19]}…)" for row in releases)
     label = "release" if len(releases) == 1 else "releases"
     if not releases:
         return "nothing sent: there is no release yet"
-    if objects == 0 and all(row.created < started for row in releases):
+    if objects == 0 and all(row.digest in before for row in releases):
         was = "was" if len(releases) == 1 else "were"
         if failed:
             return f"nothing sent, see the errors above; {label} {named} {was} sent before"

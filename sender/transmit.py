@@ -373,6 +373,7 @@ class _Transmitter:
     def _refresh_releases(self) -> None:
         now = time.time()
         self._newest = self._journal.newest_releases()
+        self._journal.clear(desired_contents(self._newest))  # a crash may have come between signing and this
         self._release_digests = {}
         for row in self._newest:
             digest = queue_release(self._journal, row, self._settings.coded, RELEASE_PASSES, now)

@@ -18,7 +18,7 @@ from protocol.release import Content
 from sender import prepare
 from sender.decisions import Decisions, Proposal
 from sender.journal import SenderJournal
-from sender.prepare import Preparer
+from sender.prepare import Preparer, Terms
 from tests.sender.conftest import Site
 
 NOISE = random.Random(7)
@@ -35,7 +35,7 @@ def put(site: Site, *bodies: bytes) -> list[Content]:
 async def queue(site: Site, contents: list[Content], label: str = "app:1", urgent: bool = False) -> int:
     settings = site.settings()
     with Preparer(settings, BlobStore(settings.spool)) as preparer:
-        return await preparer.queue(label, contents, urgent)
+        return await preparer.queue(label, contents, Terms(urgent))
 
 
 @pytest.fixture(autouse=True)
