@@ -171,3 +171,12 @@ def pending(collections: Mapping[str, Collection], journal: SenderJournal) -> li
                 }
             )
     return found
+
+
+def waiting_line(one: Mapping[str, Any]) -> str:
+    """Return the line for people about one that :func:`pending` has found."""
+    again = f" (the contents of {one['rollback_to']} again)" if one["rollback_to"] else ""
+    return (
+        f"release {one['collection']} {one['sequence']}{again} waits for approval, {one['approved_by']} of "
+        f"{one['needed']}: checkvalve-sender approve {one['id']}"
+    )

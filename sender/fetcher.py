@@ -102,6 +102,7 @@ class Fetcher:
         self._lock = Lock()
         self._look_afresh: set[PinnedImage] = set()  # held ones, whose signatures may come later
         self._jobs: dict[PinnedImage, asyncio.Task[None]] = {}
+        self._broken: BaseException | None = None  # what no image should have raised
         # For each place its own, so that one that does not answer holds up none but its own images; and urgent
         # ones do not queue behind others.
         self._images_at_once: defaultdict[tuple[str, bool], asyncio.Semaphore] = defaultdict(self._slots)
@@ -127,6 +128,8 @@ class Fetcher:
 
     def want(self, pins: Iterable[PinnedImage], lock: Lock) -> None:
         """Fetch these images, urgent ones first, and no others; what has failed is left to :meth:`retry`."""
+        if self._broken is not None:  # a bug, or the journal: the role ends and is started again
+            raise self._broken
         before, self._lock = self._lock, lock
         wanted = dict.fromkeys(sorted(pins, key=lambda pin: not pin.options.urgent))
         for pin in [pin for pin in self._jobs if pin not in wanted]:
@@ -158,6 +161,8 @@ class Fetcher:
         """Wait until every wanted image is ready or has failed."""
         while self._jobs:
             await asyncio.wait(self._jobs.values(), return_when=asyncio.FIRST_COMPLETED)
+            if self._broken is not None:
+                raise self._broken
 
     def _slots(self) -> asyncio.Semaphore:
         return asyncio.Semaphore(self._settings.fetch.parallel)
@@ -168,6 +173,8 @@ class Fetcher:
         job.add_done_callback(partial(self._over, pin))
 
     def _over(self, pin: PinnedImage, job: asyncio.Task[None]) -> None:
+        if not job.cancelled():
+            self._broken = self._broken or job.exception()
         if self._jobs.get(pin) is job:
             del self._jobs[pin]
             self._wake()

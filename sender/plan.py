@@ -18,7 +18,7 @@ from runtime.errors import UserError
 from runtime.terminal import human_bytes, human_duration, print_json, table
 from sender.ask import ask
 from sender.by_hand import pin_by_hand
-from sender.candidates import pending
+from sender.candidates import pending, waiting_line
 from sender.changes import Change, changes, contents
 from sender.config import SenderSettings
 from sender.decisions import Decisions
@@ -274,12 +274,7 @@ def _print(plan: Plan, settings: SenderSettings) -> None:
             "link.rate"
         )
     for one in plan.pending:
-        given = f"{one['approved_by']} of {one['needed']}"
-        what = f"contents of {one['rollback_to']} again" if one["rollback_to"] else "proposal"
-        print(
-            f"release {one['collection']} {one['sequence']} ({what}) waits for approval, {given}: "
-            f"checkvalve-sender approve {one['id']}"
-        )
+        print(waiting_line(one))
 
 
 def _notes(plan: Plan) -> Iterable[str]:

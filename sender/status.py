@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from oci.descriptor import short_digest
 from runtime.terminal import human_bytes, human_duration, human_rate, print_json, table
+from sender.candidates import pending, waiting_line
 from sender.config import SenderSettings
 from sender.journal import SenderJournal
 
@@ -27,7 +28,7 @@ def show(settings: SenderSettings, *, as_json: bool) -> int:
         return 0
     journal = SenderJournal(settings.journal, read_only=True)
     try:
-        found = collect(journal, time.time())
+        found = {**collect(journal, time.time()), "pending": pending(settings.collections, journal)}
     finally:
         journal.close()
     if as_json:
@@ -116,6 +117,8 @@ def _print(found: dict[str, Any]) -> None:
         )
     else:
         print("no release yet")
+    for one in found["pending"]:
+        print(waiting_line(one))
     print(f"fetch       {_fetching(found['fetch'])}")
     urgent = f", {found['queued_urgent']} of them urgent" if found["queued_urgent"] else ""
     print(f"queued      {_objects(found['queued_objects'])}, {human_bytes(found['queued_bytes'])}{urgent}")

@@ -19,7 +19,7 @@ from runtime import logs
 from runtime.errors import UserError
 from runtime.roles import Role, run_roles
 from runtime.terminal import Progress, human_bytes, human_duration, is_tty
-from sender.candidates import pending
+from sender.candidates import pending, waiting_line
 from sender.config import SenderSettings
 from sender.inspect import key_faults
 from sender.journal import SenderJournal
@@ -43,10 +43,7 @@ def supervise(settings: SenderSettings, config: Path, *, once: bool) -> int:
         if once:
             print(summary(journal, started, time.time(), before=before, failed=code != 0))
             for one in pending(settings.collections, journal):
-                print(
-                    f"release {one['collection']} {one['sequence']} waits for approval, {one['approved_by']} of "
-                    f"{one['needed']}: checkvalve-sender approve {one['id']}"
-                )
+                print(waiting_line(one))
         return code
     finally:
         journal.close()

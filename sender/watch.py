@@ -57,6 +57,7 @@ class Watch:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._pokes: dict[str, asyncio.Event] = {}
         self._lock = Lock()
+        self._broken: BaseException | None = None
         self._unsaved: dict[str, Asked] = {}
         self._flushing: asyncio.Task[None] | None = None
 
@@ -73,7 +74,9 @@ class Watch:
 
     @property
     def answers(self) -> dict[str, Answer]:
-        """What is known of each rule, by its key."""
+        """What is known of each rule, by its key; raises what no question should have raised."""
+        if self._broken is not None:
+            raise self._broken
         return {key: asked.answer for key, asked in self._asked.items()}
 
     def know(self, rules: Iterable[Rule], lock: Lock) -> None:
@@ -100,6 +103,12 @@ class Watch:
         for key in self._rules.keys() - self._tasks.keys():
             self._pokes[key] = asyncio.Event()
             self._tasks[key] = asyncio.ensure_future(self._keep_asking(key))
+            self._tasks[key].add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._broken = self._broken or task.exception()
+            self._wake()
 
     async def ask_all(self) -> None:
         """Ask about every known rule once, now."""
