@@ -46,7 +46,8 @@ def load_images(path: Path, collection: str = "default") -> ImageList:
         raise UserError(document.fault(("images",), text), exit_code=EXIT_USAGE)
     reader.read(document, Defaults(collection=collection), (), 0)
     images = tuple(_without_conflicts(reader.images, reader.faults))
-    return ImageList(images, tuple(reader.faults), tuple(reader.rules_once()), tuple(reader.files))
+    rules = tuple(reader.rules_once())
+    return ImageList(images, tuple(reader.faults), rules, tuple(reader.files))
 
 
 class _Reader:

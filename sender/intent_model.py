@@ -34,6 +34,12 @@ def _referrers(value: object) -> object:
     raise ValueError(f"{shown} is neither true, false nor a list of artifact types such as application/spdx+json")
 
 
+def _follow(value: object) -> object:
+    if value is not False and value != "digest":
+        raise ValueError(f"{value!r} is not allowed; give digest or false")
+    return value
+
+
 def _platforms(value: object) -> object:
     return [] if value == "all" else value
 
@@ -118,7 +124,9 @@ class Tags(Section):
 class Common(Section):
     """What an entry may say and ``defaults:`` may say for all entries."""
 
-    follow: Literal["digest", False] | None = Field(default=None, description="digest: pin a tag again when it moves")
+    follow: Annotated[Literal["digest", False], BeforeValidator(_follow)] | None = Field(
+        default=None, description="digest: pin a tag again when it moves"
+    )
     platforms: Platforms | None = Field(default=None, description="all, or a list; the index keeps its bytes")
     referrers: Referrers | None = Field(default=None, description="signatures, SBOMs…: true, false or artifact types")
     interval: Annotated[Duration, AfterValidator(_interval)] | None = Field(

@@ -35,6 +35,8 @@ class Range:
     def __post_init__(self) -> None:
         """ValueError, saying what would be right, for what is no range."""
         try:
+            if not self._npm:
+                raise ValueError
             NpmSpec(self._npm)
         except ValueError:
             raise ValueError(
