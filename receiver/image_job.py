@@ -17,7 +17,7 @@ import structlog
 
 from oci.blobs import BlobStore
 from oci.descriptor import Descriptor, short_digest
-from oci.errors import ContentMismatch, NotFound, OciError, StorageFull
+from oci.errors import ContentMismatch, NotFound, OciError, Refused, StorageFull
 from oci.http import Transient
 from protocol.release import Content, ReleaseImage
 from receiver.closure import IncompleteImage, absent, listed, plan
@@ -148,7 +148,7 @@ class ImageJob:
                 else:
                     delay = self._delay(pace.failed, pace.failed_max, failures)
                     failures += 1
-                    self._fail(str(error))
+                    self._fail(f"{error}{self._about_sparse(error)}")
                 await asyncio.sleep(delay)
 
     async def _attempt(self) -> None:
@@ -231,6 +231,15 @@ class ImageJob:
             except NotFound:
                 dropped = True
         return dropped
+
+    def _about_sparse(self, error: Exception) -> str:
+        """Say what a registry most likely minds, if the image comes without some of its platforms."""
+        if not self.image.absent or not isinstance(error, Refused):
+            return ""
+        return (
+            f"; {len(self.image.absent)} of the manifests that its index names stay on the other side, and this "
+            "registry may not take such an index: drop `platforms:` there, or publish to a registry that does"
+        )
 
     def _published(self) -> None:
         self.failed = False

@@ -17,7 +17,7 @@ from protocol.drops import Drop
 from protocol.errors import WireError
 from protocol.objects import Coding, Kind
 from protocol.release import Content, Release, ReleaseImage, payload_digest, payload_of, seal_release
-from protocol.trust import TrustedSenders
+from protocol.trust import RequiredApprovals, TrustedSenders
 from receiver.intake import Intake, Interrupted
 from receiver.journal import ReceiverJournal
 from receiver.senders import Trust
@@ -37,13 +37,14 @@ class Gate:
         self.spool = BlobStore(folder / "spool")
         self.journal = ReceiverJournal(folder / "journal.sqlite")
         self.stopping = False
+        self.approvals: dict[str, RequiredApprovals] = {}
         self.intake = self.again()
 
     def again(self) -> Intake:
         self.intake = Intake(
             self.spool,
             self.journal,
-            Trust(TrustedSenders.of(SIGNER.public_key())),
+            Trust(TrustedSenders.of(SIGNER.public_key()), self.approvals),
             WRITERS,
             now=lambda: 1.0,
             interrupted=lambda: self.stopping,
@@ -160,6 +161,16 @@ def wrong(content: bytes = b"content", **changes: object) -> Cargo:
 )
 def test_what_is_wrong_leaves_nothing_behind(gate: Gate, cargo: Cargo, drop: Drop, from_file: bool) -> None:
     gate.refuses(cargo, drop, from_file)
+
+
+def test_a_release_that_too_few_have_approved_is_not_taken(gate: Gate) -> None:
+    approver = Ed25519PrivateKey.generate()
+    gate.approvals = {"*": RequiredApprovals.of(1, approver.public_key())}
+    gate.again()
+    gate.refuses(sealed(), Drop.RELEASE_UNAPPROVED)
+    payload = payload_of(release())
+    gate.take(Cargo(seal_release(payload, SIGNER, approver), kind=Kind.RELEASE))
+    assert [row.sequence for row in gate.journal.releases()] == [1]
 
 
 def test_releases_never_go_back_or_fork(gate: Gate) -> None:

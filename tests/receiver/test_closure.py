@@ -54,6 +54,23 @@ def test_children_come_before_parents_and_referrers_last(tmp_path: Path) -> None
     assert found.size_bytes == sum(map(len, (image.all_files() | signature.all_files()).values()))
 
 
+def test_what_the_sender_left_behind_is_not_missed_and_nothing_else_is(tmp_path: Path) -> None:
+    image = multi_image()
+    entry = release_image("a.example/b", ["1"], image)
+    left = image.manifests[0].descriptor.digest
+    short = replace(entry, closure=tuple(item for item in entry.closure if item.digest != left))
+    spool = spool_with(tmp_path, image)
+    spool.remove(left)
+    with pytest.raises(IncompleteImage):
+        plan(spool, short)
+    found = plan(spool, replace(short, absent=(left,)))
+    assert left not in {descriptor.digest for descriptor in found.manifests}
+    layer = json.loads(image.manifests[1].raw)["layers"][0]["digest"]
+    spool.remove(layer)
+    with pytest.raises(IncompleteImage):
+        plan(spool, replace(short, absent=(left, layer)))
+
+
 def test_tags_of_signatures_come_before_the_tag_of_the_image(tmp_path: Path) -> None:
     image, signature = single_image(), single_image("signature")
     tag = image.root.descriptor.digest.replace(":", "-") + ".sig"

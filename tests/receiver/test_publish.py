@@ -11,8 +11,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from oci.client import Registry
+from oci.errors import NotFound
 from oci.layout import Layout
 from oci.store import Source
+from protocol.release import ReleaseImage
 from receiver.journal import ReceiverJournal
 from receiver.publish import publish
 from tests.oci_layout.images import Image, multi_image, referrer_to, single_image, zstd
@@ -180,6 +182,38 @@ async def test_into_a_layout_that_is_served(site: Site) -> None:
             await same_in(repository, "1.27", image, signature)
             assert len(await repository.referrers(image.root.descriptor.digest)) == 1
     await same_in(Layout.open(site.folder / "published").repository(f"internal/{NGINX}"), "1.27", image)
+
+
+def sparse(image: Image) -> ReleaseImage:
+    """An image of several platforms that comes without one of them."""
+    left = image.manifests[1].descriptor.digest
+    entry = release_image(NGINX, ["1.27"], image)
+    return replace(entry, closure=tuple(item for item in entry.closure if item.digest != left), absent=(left,))
+
+
+async def test_an_index_without_some_of_its_platforms_keeps_its_digest(site: Site) -> None:
+    image = multi_image()
+    entry = sparse(image)
+    site.fill(image, without=entry.absent)
+    site.release(entry)
+    settings = site.configure("{layout: published}")
+    assert await site.once(settings) == 0
+    repository = Layout.open(site.folder / "published").repository(f"internal/{NGINX}")
+    assert (await repository.manifest("1.27")).raw == image.root.raw
+    assert (await repository.manifest(image.manifests[0].descriptor.digest)).raw == image.manifests[0].raw
+    with pytest.raises(NotFound):
+        await repository.manifest(entry.absent[0])
+
+
+async def test_a_registry_that_minds_is_named_with_the_remedy(site: Site, registry: DockerRegistry) -> None:
+    image = multi_image()
+    entry = sparse(image)
+    site.fill(image, without=entry.absent)
+    site.release(entry)
+    assert await site.once(site.configure(f"{{registry: {{url: '{registry.url}'}}}}")) == 1
+    row = site.images()[NGINX]
+    assert row["state"] == "failed"
+    assert "1 of the manifests that its index names stay on the other side" in row["error"]
 
 
 async def test_a_newer_release_takes_over_and_keeps_what_is_equal(site: Site) -> None:
