@@ -139,7 +139,7 @@ class _Role:
                 pipeline.want()
                 if due.retry():
                     pipeline.fetcher.retry()
-                if due.proposal(pipeline.fetcher, unanswered=len(pipeline.wanted.waiting)):
+                if pipeline.news and due.proposal(pipeline.fetcher, unanswered=len(pipeline.wanted.waiting)):
                     self._propose(pipeline)
                     edits.wrote(self._settings.lock_file)
                 self._publish(pipeline.state)

@@ -90,6 +90,7 @@ class Fetcher:
         self.ready: dict[PinnedImage, Ready] = {}
         self.failed: dict[PinnedImage, str] = {}
         self.objects = 0  # queued since the start
+        self.version = 0  # another one whenever something has become ready or failed, or is not wanted any more
         self._settings = settings
         self._journal = journal
         self._spool = spool
@@ -128,24 +129,34 @@ class Fetcher:
 
     def want(self, pins: Iterable[PinnedImage], lock: Lock) -> None:
         """Fetch these images, urgent ones first, and no others; what has failed is left to :meth:`retry`."""
-        if self._broken is not None:  # a bug, or the journal: the role ends and is started again
-            raise self._broken
+        self.check()
         before, self._lock = self._lock, lock
         wanted = dict.fromkeys(sorted(pins, key=lambda pin: not pin.options.urgent))
-        for pin in [pin for pin in self._jobs if pin not in wanted]:
-            self._jobs.pop(pin).cancel()
-        self.ready = {pin: ready for pin, ready in self.ready.items() if pin in wanted}
-        self.failed = {pin: error for pin, error in self.failed.items() if pin in wanted}
-        self._meters = {pin: meter for pin, meter in self._meters.items() if pin in wanted}
+        gone = [pin for known in (self._jobs, self.ready, self.failed) for pin in known if pin not in wanted]
+        for pin in gone:
+            self._forget(pin)
         for pin in [*self.ready, *self.failed]:
             line = lock.entries.get(pin.slot)
             known = self.ready.get(pin)
             if line != before.entries.get(pin.slot) and line is not None and (known is None or known.entry != line):
-                self.ready.pop(pin, None)
-                self.failed.pop(pin, None)
+                self._forget(pin)
         for pin in wanted:
             if pin not in self._jobs and pin not in self.ready and pin not in self.failed:
                 self._start(pin)
+
+    def _forget(self, pin: PinnedImage) -> None:
+        job = self._jobs.pop(pin, None)
+        if job is not None:
+            job.cancel()
+        self.ready.pop(pin, None)
+        self.failed.pop(pin, None)
+        self._meters.pop(pin, None)
+        self.version += 1
+
+    def check(self) -> None:
+        """Raise what no image should have raised: a bug, or the journal. The role ends then, and is started again."""
+        if self._broken is not None:
+            raise self._broken
 
     def retry(self) -> None:
         """Try again what has failed, and look after what was ready: the spool may have lost something."""
@@ -161,8 +172,7 @@ class Fetcher:
         """Wait until every wanted image is ready or has failed."""
         while self._jobs:
             await asyncio.wait(self._jobs.values(), return_when=asyncio.FIRST_COMPLETED)
-            if self._broken is not None:
-                raise self._broken
+            self.check()
 
     def _slots(self) -> asyncio.Semaphore:
         return asyncio.Semaphore(self._settings.fetch.parallel)
@@ -177,6 +187,7 @@ class Fetcher:
             self._broken = self._broken or job.exception()
         if self._jobs.get(pin) is job:
             del self._jobs[pin]
+            self.version += 1
             self._wake()
 
     # --- one image -----------------------------------------------------------------------------------------------

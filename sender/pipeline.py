@@ -54,6 +54,9 @@ class Pipeline:
         self._report = report
         self._images: ImageList | None = None
         self._unreadable: list[str] = []
+        self._images_version = 0
+        self._wanted_of: object = None  # what the wanted images were made from
+        self._proposed_of: object = None
         self._decisions = Decisions(journal)
         self._stack = AsyncExitStack()
         self._lock_file = LockFile(settings.lock_file, report)
@@ -122,6 +125,7 @@ class Pipeline:
             self._unreadable = str(error).splitlines()
             return False
         self._images, self._unreadable = images, []
+        self._images_version += 1
         for fault in images.faults:
             self._report(fault)
         self._lock_file.read()
@@ -132,17 +136,28 @@ class Pipeline:
         """Have fetched what images.yaml, the answers of registries and the lock come to."""
         if self._images is None:
             return
-        lock = self._lock_file.lock
-        by_hand = [pin_by_hand(one) for one in self._decisions.by_hand()]
-        self.wanted = resolve(self._images, self.watch.answers, lock, by_hand)
+        self.fetcher.check()
+        lock, by_hand = self._lock_file.lock, self._decisions.by_hand()
+        made_of = (self._images_version, self.watch.version, self._lock_file.version, tuple(by_hand))
+        if made_of == self._wanted_of:
+            return
+        self._wanted_of = made_of
+        by_hand_pins = [pin_by_hand(one) for one in by_hand]
+        self.wanted = resolve(self._images, self.watch.answers, lock, by_hand_pins)
         self.fetcher.want(self.wanted.pins, lock)
         for reason in self.wanted.reasons:
             self._report(reason)
+
+    @property
+    def news(self) -> bool:
+        """Whether a proposal now could differ from the last one."""
+        return self._proposed_of != (self._wanted_of, self.fetcher.version)
 
     def propose(self) -> None:
         """Propose what is ready; what is wanted and not ready stays as it was."""
         if self._images is None:
             return
+        self._proposed_of = (self._wanted_of, self.fetcher.version)
         faulty = bool(self._images.faults)
         if not faulty:
             kept: dict[str, list[str]] = {}

@@ -31,6 +31,7 @@ class LockFile:
     def __init__(self, path: Path, report: Callable[[str], None]) -> None:
         self.path = path
         self.lock = Lock()
+        self.version = 0  # another one whenever the lock is
         self._report = report
         self._raw: bytes | None = None
         self._unreadable = False
@@ -49,10 +50,10 @@ class LockFile:
             return False
         self._raw, self._unreadable = raw, False
         if not raw:
-            self.lock = Lock()
+            self._take(Lock())
             return True
         try:
-            self.lock = read_lock(raw, str(self.path))[0]
+            self._take(read_lock(raw, str(self.path))[0])
         except UserError as error:
             self._unreadable = True
             self._report(str(error))
@@ -84,8 +85,12 @@ class LockFile:
             )
             return False
         self._raw = text
-        self.lock = Lock({entry.slot: entry for entry in entries})
+        self._take(Lock({entry.slot: entry for entry in entries}))
         return True
+
+    def _take(self, lock: Lock) -> None:
+        self.lock = lock
+        self.version += 1
 
 
 class Proposer:

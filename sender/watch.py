@@ -51,6 +51,7 @@ class Watch:
         self._sources = sources
         self._wake = wake
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        self.version = 0  # another one whenever an answer is not the one before
         self._asked = decisions.answers()
         self._failures: dict[str, int] = {}
         self._rules: dict[str, Rule] = {}
@@ -150,6 +151,7 @@ class Watch:
         self._asked[key] = self._unsaved[key] = Asked(answer, now, now + self._delay(rule))
         if before is None or before.answer != answer:
             log.debug("answered", rule=key, tags=len(answer.tags), error=answer.error)
+            self.version += 1
             self._wake()
 
     async def _answer(self, rule: Rule, before: Answer | None) -> Answer:
