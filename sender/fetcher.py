@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from functools import partial
 from time import time
 from typing import Final, cast
+from weakref import WeakValueDictionary
 
 import aiohttp
 import structlog
@@ -111,7 +112,7 @@ class Fetcher:
         self._all_blobs: defaultdict[bool, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(settings.fetch.parallel_total)
         )
-        self._being_fetched: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._being_fetched: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by digest
         self._meters: dict[PinnedImage, Meter] = {}
         self._noting: asyncio.Task[None] | None = None
 
@@ -285,7 +286,8 @@ class Fetcher:
         """Bring one blob into the spool, which verifies it; whoever asks for the same meanwhile waits for it."""
         store = self._spool.blobs
         name = source.name if source is not None else ""
-        async with self._being_fetched[blob.digest]:
+        lock = self._being_fetched.setdefault(blob.digest, asyncio.Lock())
+        async with lock:
             if await asyncio.to_thread(store.size, blob.digest) == blob.size:
                 meter.advance(blob.size)
                 return

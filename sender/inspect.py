@@ -23,6 +23,8 @@ from sender.config import Fetch, SenderSettings
 from sender.fetcher import advice, artifact_types
 from sender.images import PinnedImage, parse_origin, wanted_type
 from sender.intent import load_images
+from sender.lock import load_lock
+from sender.lookup import look_up
 from sender.sources import Sources
 
 
@@ -111,23 +113,29 @@ def key_faults(settings: SenderSettings) -> list[str]:
 def check_all(settings: SenderSettings, *, offline: bool, as_json: bool) -> int:
     """Check keys and images.yaml, then each image where it is; print a table. Returns 1 if anything is wrong."""
     faults = key_faults(settings)
-    images = load_images(settings.images)
-    faults += images.faults
-    rows = [] if offline else asyncio.run(_dry_run(settings, images.images))
-    faults += [f"{row['image']}: {row['error']}" for row in rows if row["error"]]
+    images = load_images(settings.images, settings.collection)
+    faults += [*images.faults, *load_lock(settings.lock_file).faults]
+    rows, reasons, warnings = ([], [], ()) if offline else asyncio.run(_dry_run(settings))
+    faults += reasons + [f"{row['image']}: {row['error']}" for row in rows if row["error"]]
     if as_json:
-        print_json({"images": rows or [{"image": str(pin.reference)} for pin in images.images], "faults": faults})
+        listed = rows or [{"image": str(pin.reference)} for pin in images.images]
+        rules = [{"rule": rule.key, "line": rule.where} for rule in images.rules]
+        print_json({"images": listed, "rules": rules, "faults": faults, "warnings": list(warnings)})
     else:
-        _print(rows, len(images.images))
+        _print(rows, len(images.images), len(images.rules))
+        for warning in warnings:
+            print(f"warning: {warning}")
         if faults:
             print_error(UserError("\n".join(faults)))
     return 1 if faults else 0
 
 
-async def _dry_run(settings: SenderSettings, pins: Sequence[PinnedImage]) -> list[dict[str, Any]]:
+async def _dry_run(settings: SenderSettings) -> tuple[list[dict[str, Any]], list[str], tuple[str, ...]]:
+    """Return a row for each image that is wanted, what is held, and warnings."""
     spool = BlobStore(settings.spool)
     async with Sources(settings.fetch) as sources:
-        slots = asyncio.Semaphore(settings.fetch.parallel)
+        wanted = (await look_up(settings, None, sources)).wanted
+        slots = asyncio.Semaphore(settings.fetch.parallel_total)
 
         async def look(pin: PinnedImage) -> dict[str, Any]:
             row: dict[str, Any] = {"image": pin.short, "from": str(pin.origin), "error": None}
@@ -154,12 +162,13 @@ async def _dry_run(settings: SenderSettings, pins: Sequence[PinnedImage]) -> lis
                 "bytes_to_fetch": sum(part.size for part in missing),
             }
 
-        return list(await asyncio.gather(*map(look, pins)))
+        return list(await asyncio.gather(*map(look, wanted.pins))), wanted.reasons, wanted.warnings
 
 
-def _print(rows: Sequence[dict[str, Any]], count: int) -> None:
+def _print(rows: Sequence[dict[str, Any]], count: int, rules: int) -> None:
     if not rows:
-        print(f"{count} image{'' if count == 1 else 's'} listed")
+        and_rules = f", {rules} rule{'' if rules == 1 else 's'}" if rules else ""
+        print(f"{count} image{'' if count == 1 else 's'} listed{and_rules}")
         return
     table(
         ("image", "from", "parts", "bytes", "to fetch"),

@@ -7,29 +7,23 @@ nothing; a running sender is not disturbed.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from oci.errors import OciError
 from protocol.release import ReleaseImage
-from runtime.errors import UserError
 from runtime.terminal import human_bytes, human_duration, print_json, table
-from sender.ask import ask
-from sender.by_hand import pin_by_hand
 from sender.candidates import pending, waiting_line
 from sender.changes import Change, changes, contents
 from sender.config import SenderSettings
 from sender.decisions import Decisions
 from sender.desired import desired_state, read_state
-from sender.fetcher import advice
-from sender.images import ImageList, PinnedImage, Rule, Slot
-from sender.intent import load_images
+from sender.images import PinnedImage, Slot
 from sender.journal import SenderJournal
-from sender.lock import Lock, LockEntry, load_lock, lock_text, read_lock
+from sender.lock import LockEntry, lock_text, read_lock
+from sender.lookup import look_up
 from sender.preview import Preview, Seen
-from sender.resolve import Answer, Wanted, resolve
+from sender.resolve import Wanted
 from sender.sources import Sources
 from sender.wire_cost import Cost, cost_of
 
@@ -93,14 +87,9 @@ def show(settings: SenderSettings, *, offline: bool, as_json: bool) -> int:
 
 async def _looked_up(settings: SenderSettings, journal: SenderJournal | None) -> Plan:
     """Compare what registries have now."""
-    images = load_images(settings.images, settings.collection)
-    lock = load_lock(settings.lock_file)
-    decisions = Decisions(journal) if journal is not None else None
-    by_hand = [pin_by_hand(one) for one in decisions.by_hand()] if decisions else []
     async with Sources(settings.fetch, settings.state / "scratch") as sources:
-        known = {key: one.answer for key, one in decisions.answers().items()} if decisions else {}
-        answers = await _ask_all(settings, sources, images, known, lock)
-        wanted = resolve(images, answers, lock, by_hand)
+        looked = await look_up(settings, journal, sources)
+        images, lock, wanted = looked.images, looked.lock, looked.wanted
         preview = Preview(settings, journal, sources, lock)
         slots = asyncio.Semaphore(settings.fetch.parallel_total)
 
@@ -129,35 +118,6 @@ def _proposed(settings: SenderSettings, journal: SenderJournal | None) -> Plan:
     plan.warnings = list(fetch.get("warnings", []))
     plan.held += [f"{row['reference']}: {row['error']}" for row in journal.images() if row["error"]]
     return plan
-
-
-async def _ask_all(
-    settings: SenderSettings, sources: Sources, images: ImageList, known: dict[str, Answer], lock: Lock
-) -> dict[str, Answer]:
-    """Ask about every rule; nothing is written down."""
-
-    async def one(rule: Rule) -> Answer:
-        before = known.get(rule.key)
-        try:
-            source = await sources.place(rule.reference, rule.origin)
-            locked = {
-                slot[2]: entry
-                for slot, entry in lock.entries.items()
-                if entry.image == f"{rule.reference.name}:{slot[2]}"
-            }
-            return await ask(
-                rule,
-                source,
-                before,
-                locked,
-                now=time.time,
-                advice=lambda error: advice(error, rule.reference.registry),
-            )
-        except (OciError, UserError, ValueError) as error:
-            return Answer((before or Answer()).tags, error=f"{rule.key}: {advice(error, rule.reference.registry)}")
-
-    rules = {rule.key: rule for rule in images.rules}
-    return dict(zip(rules, await asyncio.gather(*map(one, rules.values())), strict=True))
 
 
 def _compare(

@@ -6,6 +6,7 @@ Asks no role and no network, so it answers whatever state they are in.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -121,6 +122,8 @@ def _print(found: dict[str, Any]) -> None:
         print(waiting_line(one))
     print(f"fetch       {_fetching(found['fetch'])}")
     urgent = f", {found['queued_urgent']} of them urgent" if found["queued_urgent"] else ""
+    for line in _registries(found["fetch"].get("registries", {}), time.time()):
+        print(f"registry    {line}")
     print(f"queued      {_objects(found['queued_objects'])}, {human_bytes(found['queued_bytes'])}{urgent}")
     if found["waiting_objects"]:
         waiting = f"{_objects(found['waiting_objects'])}, {human_bytes(found['waiting_bytes'])}"
@@ -136,6 +139,22 @@ def _amount(image: dict[str, Any]) -> str:
     if image["state"] == "fetching":
         return f"{human_bytes(image['bytes_done'])} of {human_bytes(image['bytes_total'])}"
     return human_bytes(image["bytes_total"]) if image["bytes_total"] else ""
+
+
+def _registries(figures: dict[str, dict[str, Any]], now: float) -> Iterator[str]:
+    """Yield a line for each registry of which there is something to say."""
+    for host, one in figures.items():
+        quota = one.get("quota")
+        if one["state"] != "closed":
+            yield f"{host}: left alone until {_clock(one['open_until'])}: {one['last_error']}"
+        elif (one.get("paused_until") or 0) > now:
+            yield f"{host}: asked us to wait until {_clock(one['paused_until'])}"
+        elif quota:
+            yield f"{host}: {quota['remaining']} of {quota['limit']} left for {human_duration(quota['window_s'])}"
+
+
+def _clock(moment: float | None) -> str:
+    return _time(moment) if moment else "its next answer"
 
 
 def _fetching(live: dict[str, Any]) -> str:
