@@ -142,6 +142,8 @@ class _Role:
                 if pipeline.news and due.proposal(pipeline.fetcher, unanswered=len(pipeline.wanted.waiting)):
                     self._propose(pipeline)
                     edits.wrote(self._settings.lock_file)
+                    if pipeline.lock_edited:  # between our writing it and this
+                        edits.changed.set()
                 self._publish(pipeline.state)
                 if first:
                     notify.ready()

@@ -66,7 +66,7 @@ class Pipeline:
         self._preparer = Preparer(settings, spool.blobs)
         sources = Sources(settings.fetch, settings.state / "scratch")
         self._sources = sources
-        self.watch = Watch(settings, self._decisions, sources, wake)
+        self.watch = Watch(settings, self._decisions, sources, lambda: self._lock_file.lock, wake)
         verification = Verification(self._decisions, spool.blobs, settings.state / "scratch")
         self.fetcher = Fetcher(
             settings, journal, spool, self._preparer, self._progress, sources, verification, report, wake
@@ -99,6 +99,11 @@ class Pipeline:
         return (*read, self._settings.lock_file)
 
     @property
+    def lock_edited(self) -> bool:
+        """Whether somebody has written images.lock since it was read or written here."""
+        return self._lock_file.edited
+
+    @property
     def state(self) -> str:
         """``waiting`` for a person to mend images.yaml, ``fetching`` or ``idle``."""
         if self._unreadable:
@@ -128,8 +133,10 @@ class Pipeline:
         self._images_version += 1
         for fault in images.faults:
             self._report(fault)
+        before = self._lock_file.lock.entries.keys()
         self._lock_file.read()
-        self.watch.know(images.rules, self._lock_file.lock)
+        self.watch.know(images.rules)
+        self.watch.look_again(before - self._lock_file.lock.entries.keys())
         return True
 
     def want(self) -> None:

@@ -67,6 +67,16 @@ class LockFile:
         """Whether a person has to look at the file first."""
         return self._unreadable or bool(self.lock.faults)
 
+    @property
+    def edited(self) -> bool:
+        """Whether the file is not what was read or written last."""
+        try:
+            return self.path.read_bytes() != (self._raw or b"")
+        except FileNotFoundError:
+            return bool(self._raw)
+        except OSError:
+            return False
+
     def write(self, entries: Iterable[LockEntry]) -> bool:
         """Write the lock if it differs; False if it was edited meanwhile, has faults or cannot be written."""
         if self.faulty:
@@ -75,7 +85,7 @@ class LockFile:
         text = lock_text(entries).encode()
         if text == self._raw:
             return True
-        if self.path.exists() and self.path.read_bytes() != (self._raw or b""):
+        if self.path.exists() and self.edited:
             return False
         try:
             write_lock(self.path, text.decode())

@@ -21,7 +21,7 @@ from sender.ask import ask
 from sender.config import SenderSettings
 from sender.decisions import Asked, Decisions
 from sender.fetcher import advice
-from sender.images import Rule
+from sender.images import Rule, Slot
 from sender.lock import Lock, LockEntry
 from sender.resolve import Answer
 from sender.sources import Sources
@@ -35,13 +35,16 @@ log = structlog.get_logger()
 
 
 class Watch:
-    """Use as an async context manager. *wake* is called when an answer is not the one before."""
+    """Use as an async context manager. *lock* gives the lock as it is now; *wake* is called when an answer is not the
+    one before.
+    """
 
     def __init__(
         self,
         settings: SenderSettings,
         decisions: Decisions,
         sources: Sources,
+        lock: Callable[[], Lock],
         wake: Callable[[], None],
         *,
         rng: random.Random | None = None,
@@ -57,7 +60,7 @@ class Watch:
         self._rules: dict[str, Rule] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._pokes: dict[str, asyncio.Event] = {}
-        self._lock = Lock()
+        self._lock = lock
         self._broken: BaseException | None = None
         self._unsaved: dict[str, Asked] = {}
         self._flushing: asyncio.Task[None] | None = None
@@ -80,9 +83,8 @@ class Watch:
             raise self._broken
         return {key: asked.answer for key, asked in self._asked.items()}
 
-    def know(self, rules: Iterable[Rule], lock: Lock) -> None:
+    def know(self, rules: Iterable[Rule]) -> None:
         """Take the rules of images.yaml; answers about others are forgotten. Rules with one key ask once."""
-        self._lock = lock
         known: dict[str, Rule] = {}
         for rule in rules:
             same = known.get(rule.key)
@@ -125,6 +127,13 @@ class Watch:
         for key in found:
             self._pokes[key].set()
         return len(found)
+
+    def look_again(self, slots: Iterable[Slot]) -> None:
+        """Ask at once about the rules behind *slots*, whose lines somebody has taken out of the lock."""
+        names = {slot[:2] for slot in slots}
+        for key, rule in self._rules.items():
+            if (rule.options.collection, rule.options.target or rule.reference.name) in names and key in self._pokes:
+                self._pokes[key].set()
 
     async def _keep_asking(self, key: str) -> None:
         while True:
@@ -170,7 +179,7 @@ class Watch:
 
     def _locked(self, rule: Rule) -> dict[str, LockEntry]:
         name = (rule.options.collection, rule.options.target or rule.reference.name)
-        entries = self._lock.entries
+        entries = self._lock().entries
         if rule.tags.exact:
             found = {tag: entries.get((*name, tag)) for tag in rule.tags.exact}
         else:
