@@ -74,14 +74,20 @@ def location_name(location: Location) -> str:
     return name
 
 
-def load_yaml(path: str | os.PathLike[str], *, created_by: str = "") -> Document:
+def load_yaml(
+    path: str | os.PathLike[str],
+    *,
+    created_by: str = "",
+    bytes_max: int = FILE_BYTES_MAX,
+    nodes_max: int = NODES_MAX,
+) -> Document:
     """Read a YAML file whose top level is a mapping (an empty file is an empty mapping).
 
     ``created_by`` is the command that writes the file, named when it is missing. Raises ``UserError`` (exit
-    code 2) for a file that is missing, unreadable, over 1 MiB, not UTF-8, not YAML, or has a key twice.
+    code 2) for a file that is missing, unreadable, over *bytes_max*, not UTF-8, not YAML, or has a key twice.
     """
     path = Path(path)
-    text = _read(path, created_by)
+    text = _read(path, created_by, bytes_max)
     yaml = YAML(typ="rt", pure=True)
     yaml.allow_duplicate_keys = False
     try:
@@ -90,7 +96,7 @@ def load_yaml(path: str | os.PathLike[str], *, created_by: str = "") -> Document
             root = CommentedMap()
         if not isinstance(root, CommentedMap):
             raise _refusal(f"{path}:1: the file must be 'key: value' lines")
-        plain = _Plain(path)
+        plain = _Plain(path, nodes_max)
         data = plain.convert(root, ())
     except DuplicateKeyError as error:
         raise _refusal(_duplicate(path, error)) from None
@@ -107,10 +113,10 @@ def load_yaml(path: str | os.PathLike[str], *, created_by: str = "") -> Document
     return Document(path, data, root)
 
 
-def _read(path: Path, created_by: str) -> str:
+def _read(path: Path, created_by: str, bytes_max: int) -> str:
     try:
         with path.open("rb") as file:
-            raw = file.read(FILE_BYTES_MAX + 1)
+            raw = file.read(bytes_max + 1)
     except FileNotFoundError:
         remedy = f"`{created_by}` creates it" if created_by else "check the path"
         raise _refusal(f"{path}: no such file; {remedy}") from None
@@ -120,8 +126,8 @@ def _read(path: Path, created_by: str) -> str:
         raise _refusal(f"{path}: is a folder; give the YAML file itself") from None
     except OSError as error:
         raise _refusal(f"{path}: cannot be read: {error.strerror}") from None
-    if len(raw) > FILE_BYTES_MAX:
-        raise _refusal(f"{path}: larger than {FILE_BYTES_MAX} bytes; this is no settings file")
+    if len(raw) > bytes_max:
+        raise _refusal(f"{path}: larger than {bytes_max} bytes; this is no settings file")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -132,15 +138,16 @@ def _read(path: Path, created_by: str) -> str:
 class _Plain:
     """Turns ruamel's commented containers into plain ones, noting keys that are not text."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, nodes_max: int) -> None:
         self.path = path
+        self.nodes_max = nodes_max
         self.nodes = 0
         self.faults: list[str] = []
 
     def convert(self, node: Any, location: tuple[str | int, ...]) -> Any:
         self.nodes += 1
-        if self.nodes > NODES_MAX:
-            raise _refusal(f"{self.path}: more than {NODES_MAX} values with aliases expanded; use fewer aliases")
+        if self.nodes > self.nodes_max:
+            raise _refusal(f"{self.path}: more than {self.nodes_max} values with aliases expanded; use fewer aliases")
         if isinstance(node, CommentedMap):
             return {str(key): self._value(node, key, location) for key in node}
         if isinstance(node, CommentedSeq):

@@ -132,7 +132,7 @@ class _Role:
                 self._wake.clear()
                 if edits.changed.is_set():
                     edits.reading()
-                    if pipeline.load():
+                    if await pipeline.load():
                         edits.reading(pipeline.files)
                         pipeline.watch.follow()
                         due.now()

@@ -24,6 +24,8 @@ from sender.intent_model import Defaults, Entry, File, Rename
 
 INCLUDE_DEPTH_MAX: Final = 8
 FILES_MAX: Final = 1_000
+FILE_BYTES_MAX: Final = 16 << 20  # some hundred thousand images
+NODES_MAX: Final = 1_000_000
 _KEYS: Final = frozenset(File.model_fields)
 _EXAMPLE: Final = "give e.g. docker.io/library/nginx:1.27@sha256:…"
 
@@ -36,7 +38,7 @@ def load_images(path: Path, collection: str = "default") -> ImageList:
     Raises UserError (exit code 2) only for a file that cannot be understood as a whole.
     """
     reader = _Reader()
-    document = load_yaml(path, created_by="checkvalve-sender init")
+    document = load_yaml(path, created_by="checkvalve-sender init", bytes_max=FILE_BYTES_MAX, nodes_max=NODES_MAX)
     if "images" not in document.data and "include" not in document.data:
         faults = [document.fault((key,), unknown_key(key, File)) for key in document.data if key not in _KEYS]
         raise UserError("\n".join([*faults, document.fault((), "images: is missing; add this key")]), exit_code=2)
@@ -122,7 +124,7 @@ class _Reader:
 
     def _include_one(self, path: Path, defaults: Defaults, renames: tuple[Rename, ...], depth: int) -> None:
         try:
-            included = load_yaml(path)
+            included = load_yaml(path, bytes_max=FILE_BYTES_MAX, nodes_max=NODES_MAX)
         except UserError as error:
             self.files.append(path)  # to be read again when it was mended
             self.faults.extend(str(error).splitlines())

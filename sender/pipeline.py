@@ -8,6 +8,7 @@ When to take which step is the role's business (fetch.py).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict
@@ -86,7 +87,7 @@ class Pipeline:
 
     async def round(self) -> None:
         """Take every step once: ask about all rules now, fetch until all has settled, propose. UserError."""
-        self.load(must=True)
+        await self.load(must=True)
         await self.watch.ask_all()
         self.want()
         await self.fetcher.settled()
@@ -116,13 +117,14 @@ class Pipeline:
         entries = self._images.faults if self._images is not None else ()
         return [*(self._unreadable or entries), *self._lock_file.lock.faults]
 
-    def load(self, *, must: bool = False) -> bool:
+    async def load(self, *, must: bool = False) -> bool:
         """Read images.yaml and the lock; False, with the fault told, where what was read before is to stay.
 
         With *must* it is a UserError instead.
         """
         try:
-            images = load_images(self._settings.images, self._settings.collection)
+            # ten thousand entries take seconds to read
+            images = await asyncio.to_thread(load_images, self._settings.images, self._settings.collection)
         except UserError as error:
             if must:
                 raise
