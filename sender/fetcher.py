@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
@@ -19,7 +18,6 @@ from time import time
 from typing import Final, cast
 from weakref import WeakValueDictionary
 
-import aiohttp
 import structlog
 
 from oci.closure import walk
@@ -28,19 +26,19 @@ from oci.errors import ContentMismatch, OciError
 from oci.layout import Layout
 from oci.limits import MANIFEST_BYTES_MAX
 from oci.mirrors import distrust
-from oci.reference import parse_reference
 from oci.store import Source
 from protocol.release import ReleaseImage
 from runtime.errors import UserError
 from runtime.terminal import Progress
-from sender.config import Collection, Fetch, SenderSettings
+from sender.closures import artifact_types, closure_key
+from sender.config import Collection, SenderSettings
 from sender.created import platforms_in
 from sender.desired import contents_of, read_image, read_state, release_image, write_image
 from sender.images import ANY, PinnedImage, wanted_type
 from sender.journal import SenderJournal
 from sender.lock import Lock, LockEntry, closure_digest, lock_entry, mismatch
 from sender.prepare import Preparer, Terms
-from sender.sources import Sources, Spooled
+from sender.sources import Sources, Spooled, advice
 from sender.verification import Held, Verification
 
 NOTE_S: Final = 0.3  # how often progress goes into the journal
@@ -406,33 +404,6 @@ class Fetcher:
             self._meters.pop(pin, None)
 
 
-def closure_key(
-    name: str, digest: str, *, only: Sequence[str] = (), types: Sequence[str] = ANY, foreign: bool = False
-) -> str:
-    """Return what the journal knows a closure by: repositories differ in referrers, options in what comes along."""
-    return f"{name}@{digest} {'fetch' if foreign else 'leave'} only={','.join(only)} types={','.join(types)}"
-
-
-def closure_of(journal: SenderJournal, entry: LockEntry) -> ReleaseImage | None:
-    """Return the image that a line of the lock stands for, without tags; None if the journal does not know it."""
-    reference = parse_reference(entry.image)
-    types = ANY if entry.types is None else entry.types
-    known = journal.closure(
-        closure_key(reference.name, entry.digest, only=entry.only, types=types, foreign=entry.foreign)
-    )
-    if known is None:
-        return None
-    image = read_image({**known[0], "name": entry.target or reference.name})
-    return image if closure_digest(image) == entry.closure else None
-
-
-def artifact_types(fetch: Fetch, pin: PinnedImage) -> tuple[str, ...]:
-    """Return the artifact types of the referrers that travel with *pin*, as patterns."""
-    if pin.options.referrers is not None:
-        return pin.options.referrers
-    return ANY if fetch.referrers else ()
-
-
 def _place(pin: PinnedImage) -> str:
     """What can be slow or out of order by itself: a registry, or a folder."""
     return pin.reference.registry if pin.origin.kind == "registry" else str(pin.origin)
@@ -444,13 +415,3 @@ async def _all(jobs: Sequence[Coroutine[None, None, None]]) -> None:
     for result in results:
         if isinstance(result, BaseException):
             raise result
-
-
-def advice(error: Exception, registry: str) -> str:
-    """The line of *error*, with the key of sender.yaml that mends it where there is one."""
-    line = str(error)
-    if isinstance(error.__cause__, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
-        return f'{line}; sender.yaml: fetch.registries: {{"{registry}": {{ca: FILE}}}}'
-    if isinstance(error.__cause__, aiohttp.ClientSSLError | ssl.SSLError):
-        return f'{line}; sender.yaml: fetch.registries: {{"{registry}": {{plain_http: true}}}}'
-    return line

@@ -19,13 +19,13 @@ from oci.reference import Reference, is_tag, parse_reference
 from runtime import keys
 from runtime.errors import UserError, print_error
 from runtime.terminal import human_bytes, print_json, table
+from sender.closures import artifact_types
 from sender.config import Fetch, SenderSettings
-from sender.fetcher import advice, artifact_types
 from sender.images import PinnedImage, parse_origin, wanted_type
 from sender.intent import load_images
 from sender.lock import load_lock
 from sender.lookup import look_up
-from sender.sources import Sources
+from sender.sources import Sources, advice
 
 
 async def pin_lines(references: Sequence[str], settings: SenderSettings | None) -> tuple[list[str], list[str]]:

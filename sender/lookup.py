@@ -13,13 +13,12 @@ from sender.ask import ask
 from sender.by_hand import pin_by_hand
 from sender.config import SenderSettings
 from sender.decisions import Decisions
-from sender.fetcher import advice
 from sender.images import ImageList, Rule
 from sender.intent import load_images
 from sender.journal import SenderJournal
 from sender.lock import Lock, load_lock
 from sender.resolve import Answer, Wanted, resolve
-from sender.sources import Sources
+from sender.sources import Sources, advice
 
 
 @dataclass(frozen=True, slots=True)

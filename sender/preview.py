@@ -18,15 +18,15 @@ from oci.limits import MANIFEST_BYTES_MAX
 from oci.store import Source
 from protocol.release import ReleaseImage
 from runtime.errors import UserError
+from sender.closures import artifact_types, closure_key
 from sender.config import SenderSettings
 from sender.created import created_in, created_of
 from sender.desired import read_image, release_image
-from sender.fetcher import advice, artifact_types, closure_key
 from sender.images import PinnedImage, wanted_type
 from sender.journal import SenderJournal
 from sender.lock import Lock, closure_digest
 from sender.policy import Subject, admissible, admissible_source, judge, load_keys, signers_of
-from sender.sources import Sources
+from sender.sources import Sources, advice
 
 SIGNATURE_BYTES_MAX = 1 << 20  # of one part of a signature
 SIGNATURES_BYTES_MAX = 16 << 20  # of one image

@@ -19,11 +19,10 @@ from runtime.errors import UserError
 from sender.config import SenderSettings
 from sender.decisions import Decisions
 from sender.desired import desired_state, release_image
-from sender.fetcher import advice
 from sender.images import Origin, parse_origin
 from sender.journal import SenderJournal
 from sender.lock import Archived, LockEntry, lock_text, mismatch, read_lock
-from sender.sources import Readable, Sources
+from sender.sources import Readable, Sources, advice
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ Of a registry that is no longer asked nothing stays open: its connections close 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+import aiohttp
 import structlog
 from yarl import URL
 
@@ -228,3 +230,13 @@ def _address(text: str, where: str) -> URL:
     if url.scheme not in ("https", "http") or not url.host or url.user is not None:
         raise NotFound(f"{where}: {text[:200]!r} is not an http(s) address")
     return url
+
+
+def advice(error: Exception, registry: str) -> str:
+    """The line of *error*, with the key of sender.yaml that mends it where there is one."""
+    line = str(error)
+    if isinstance(error.__cause__, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
+        return f'{line}; sender.yaml: fetch.registries: {{"{registry}": {{ca: FILE}}}}'
+    if isinstance(error.__cause__, aiohttp.ClientSSLError | ssl.SSLError):
+        return f'{line}; sender.yaml: fetch.registries: {{"{registry}": {{plain_http: true}}}}'
+    return line

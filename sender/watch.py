@@ -20,11 +20,10 @@ from runtime.errors import UserError
 from sender.ask import ask
 from sender.config import SenderSettings
 from sender.decisions import Asked, Decisions
-from sender.fetcher import advice
 from sender.images import Rule, Slot
 from sender.lock import Lock, LockEntry
 from sender.resolve import Answer
-from sender.sources import Sources
+from sender.sources import Sources, advice
 
 JITTER: Final = 0.1  # share of an interval
 RETRY_S: Final = 60.0  # after a failure, doubled for each further one, up to the rule's interval

@@ -20,9 +20,8 @@ from oci.layout import Layout
 from oci.reference import parse_reference
 from oci.store import Upstream
 from sender.config import Fetch, RegistryAccess
-from sender.fetcher import advice
 from sender.images import parse_origin
-from sender.sources import Sources
+from sender.sources import Sources, advice
 from tests.oci.peers import CONFIG, Serve, described, image_of, opener
 from tests.sender.conftest import Upstream as ServeLayout
 

@@ -1,0 +1,40 @@
+"""Closures as the journal keeps them: what decides one, and how a line of the lock leads to its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from oci.reference import parse_reference
+from protocol.release import ReleaseImage
+from sender.config import Fetch
+from sender.desired import read_image
+from sender.images import ANY, PinnedImage
+from sender.journal import SenderJournal
+from sender.lock import LockEntry, closure_digest
+
+
+def closure_key(
+    name: str, digest: str, *, only: Sequence[str] = (), types: Sequence[str] = ANY, foreign: bool = False
+) -> str:
+    """Return what the journal knows a closure by: repositories differ in referrers, options in what comes along."""
+    return f"{name}@{digest} {'fetch' if foreign else 'leave'} only={','.join(only)} types={','.join(types)}"
+
+
+def closure_of(journal: SenderJournal, entry: LockEntry) -> ReleaseImage | None:
+    """Return the image that a line of the lock stands for, without tags; None if the journal does not know it."""
+    reference = parse_reference(entry.image)
+    types = ANY if entry.types is None else entry.types
+    known = journal.closure(
+        closure_key(reference.name, entry.digest, only=entry.only, types=types, foreign=entry.foreign)
+    )
+    if known is None:
+        return None
+    image = read_image({**known[0], "name": entry.target or reference.name})
+    return image if closure_digest(image) == entry.closure else None
+
+
+def artifact_types(fetch: Fetch, pin: PinnedImage) -> tuple[str, ...]:
+    """Return the artifact types of the referrers that travel with *pin*, as patterns."""
+    if pin.options.referrers is not None:
+        return pin.options.referrers
+    return ANY if fetch.referrers else ()
