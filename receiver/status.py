@@ -30,7 +30,7 @@ def status(settings: ReceiverSettings, *, as_json: bool) -> int:
         publishing = _publishing(journal, now)
     finally:
         journal.close()
-    alarms = [*link["alarms"], *_alarms(collections)]
+    alarms = [*link["alarms"], *_alarms(collections, unapproved=link["unapproved"])]
     good = not alarms and bool(collections) and all(view.complete for view in collections)
     if as_json:
         print_json(
@@ -154,6 +154,7 @@ def _link(settings: ReceiverSettings, journal: ReceiverJournal, now: float) -> d
             for name, count in sorted(counters.items())
             if name.startswith("drop.") and count
         },
+        "unapproved": bool(document.get("drops", {}).get("release_unapproved")),
         "alarms": alarms,
     }
 
@@ -180,9 +181,15 @@ def _publishing(journal: ReceiverJournal, now: float) -> dict[str, Any]:
     }
 
 
-def _alarms(collections: Iterable[CollectionView]) -> list[str]:
+def _alarms(collections: Iterable[CollectionView], *, unapproved: bool) -> list[str]:
+    """Return what is wrong with releases and images; *unapproved*: a release was refused for want of approvals."""
     found = []
     for view in collections:
+        if view.gap and unapproved:
+            found.append(
+                f"release {view.collection} {view.heard_sequence} is heard of and not here; one came that fewer "
+                "approvers have signed than `approvals` asks for"
+            )
         if view.error is not None:
             found.append(f"release {view.collection} {view.sequence} is not used: {view.error}")
         found += [f"{image.title}: {image.error}" for image in view.images if image.state == "failed"]

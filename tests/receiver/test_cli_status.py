@@ -117,6 +117,16 @@ async def test_status_shows_each_of_several_lanes_and_alarms_when_one_is_silent(
     assert "lane 0 is silent" not in out
 
 
+def test_a_release_that_nobody_approved_raises_an_alarm(site: Site, cli: Cli) -> None:
+    site.configure("{layout: published}")
+    hear(site.journal, "default", 3, "sha256:" + "a" * 64, time.time())
+    state = {"state": "receiving", "last_datagram": time.time(), "session": "x", "drops": {"release_unapproved": 1}}
+    site.journal.set_live("capture", state, time.time())
+    code, out, _ = cli("status", "--config", site.config)
+    assert code == 1
+    assert "ALARM: release default 3 is heard of and not here; one came that fewer approvers have signed" in out
+
+
 @pytest.mark.parametrize(
     ("age", "state", "words"),
     [
