@@ -157,7 +157,7 @@ class Fetcher:
     async def settled(self) -> None:
         """Wait until every wanted image is ready or has failed."""
         while self._jobs:
-            await asyncio.wait(self._jobs.values(), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(list(self._jobs.values()))  # not one by one: each look costs all that are left
 
     def _slots(self) -> asyncio.Semaphore:
         return asyncio.Semaphore(self._settings.fetch.parallel)
