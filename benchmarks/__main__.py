@@ -17,7 +17,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import bursts, codec, memory, pacing, peers, pipeline, profile, registry, report, sizes
+from benchmarks import (
+    bursts,
+    codec,
+    fetch,
+    memory,
+    pacing,
+    peers,
+    pipeline,
+    poll,
+    profile,
+    registry,
+    report,
+    sizes,
+    urgent,
+)
 from benchmarks.measure import kept_memory, machine
 from tests.support.processes import ROOT
 
@@ -32,6 +46,9 @@ MEASUREMENTS: Final[dict[str, Callable[[str], dict[str, Any]]]] = {
     "profile": lambda mode: profile.measure(_of(mode, profile.FULL, profile.QUICK, profile.TINY)),
     "registry": lambda mode: registry.measure(_of(mode, registry.FULL, registry.QUICK, registry.TINY)),
     "sizes": lambda mode: sizes.measure(_of(mode, sizes.FULL, sizes.QUICK, sizes.TINY)),
+    "fetch": lambda mode: fetch.measure(_of(mode, fetch.FULL, fetch.QUICK, fetch.TINY)),
+    "poll": lambda mode: poll.measure(_of(mode, poll.FULL, poll.QUICK, poll.TINY)),
+    "urgent": lambda mode: urgent.measure(_of(mode, urgent.FULL, urgent.QUICK, urgent.TINY)),
     "memory": lambda mode: memory.measure(_of(mode, memory.FULL, memory.QUICK, memory.TINY)),
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from benchmarks import report_costs, report_links
+from benchmarks import report_costs, report_links, report_upstream
 from benchmarks.tables import percent, spread, table
 
 Figures = dict[str, Any]
@@ -112,4 +112,7 @@ _RENDERERS: Final[dict[str, Callable[[Figures], str]]] = {
     "sizes": report_costs.sizes,
     "pacing": report_costs.pacing,
     "memory": _memory,
+    "fetch": report_upstream.fetch,
+    "poll": report_upstream.poll,
+    "urgent": report_upstream.urgent,
 }

@@ -170,7 +170,8 @@ class Fetcher:
     async def settled(self) -> None:
         """Wait until every wanted image is ready or has failed."""
         while self._jobs:
-            await asyncio.wait(self._jobs.values(), return_when=asyncio.FIRST_COMPLETED)
+            # not one by one: each look costs all that are left
+            await asyncio.wait(list(self._jobs.values()), return_when=asyncio.FIRST_EXCEPTION)
             self.check()
 
     def _slots(self) -> asyncio.Semaphore:

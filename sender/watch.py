@@ -28,6 +28,8 @@ from sender.sources import Sources, advice
 JITTER: Final = 0.1  # share of an interval
 RETRY_S: Final = 60.0  # after a failure, doubled for each further one, up to the rule's interval
 FLUSH_S: Final = 0.5
+HINT_S: Final = 0.1  # docker-registry tells of a push a moment before the tag has moved
+HINT_AGAIN_S: Final = 1.0  # for one that takes longer
 _NEVER: Final = 10 * 366 * 86_400.0
 
 log = structlog.get_logger()
@@ -144,6 +146,19 @@ class Watch:
                     await asyncio.wait_for(poke.wait(), min(delay, _interval_max(self._interval(self._rules[key]))))
                 if not poke.is_set() and time.time() < self._asked[key].due:
                     continue  # the interval was changed, or the clock
+            if poke.is_set():
+                await self._follow_hint(key, poke)
+            else:
+                await self._ask(key)
+
+    async def _follow_hint(self, key: str, poke: asyncio.Event) -> None:
+        """Ask a moment later, which takes several hints for one; once more if all seems as it was."""
+        before = self._asked.get(key)
+        await asyncio.sleep(HINT_S)
+        poke.clear()
+        await self._ask(key)
+        if before is not None and self._asked[key].answer == before.answer and not poke.is_set():
+            await asyncio.sleep(HINT_AGAIN_S)
             poke.clear()
             await self._ask(key)
 

@@ -12,6 +12,8 @@ import pytest
 from benchmarks import report
 from benchmarks.__main__ import HERE, MEASUREMENTS, keep, main, measured
 from benchmarks.measure import Spread
+from tests.lab.oneway import missing
+from tests.lab.world import missing_programs
 
 
 @pytest.fixture
@@ -79,3 +81,16 @@ def test_an_unknown_measurement_is_named(capsys: pytest.CaptureFixture[str]) -> 
         main(["speed"])
     assert ended.value.code == 2
     assert "'speed' is no measurement" in capsys.readouterr().err
+
+
+@pytest.mark.lab
+def test_the_connected_side(folder: Path) -> None:
+    if reason := missing() or missing_programs():
+        pytest.skip(reason)
+    (row,) = taken("fetch", folder)["rows"]
+    assert row["bytes"] > 2_000_000
+    assert 0 < row["fetch"]["spooled_s"]["median"] < row["fetch"]["seconds"]["median"]
+    rows = taken("poll", folder)["rows"]
+    assert [each["requests"] for each in rows] == [100, 101, 1, 0, 100, 100], "HEAD for each tag, GET for each list"
+    steps = list(taken("urgent", folder)["urgent_s"].values())
+    assert [each["median"] for each in steps[:3]] == sorted(each["median"] for each in steps[:3])
