@@ -57,8 +57,8 @@ async def ask(
     async def look(tag: str) -> None:
         known = before.tags.get(tag)
         entry = locked.get(tag)
-        if not rule.follow and (known is not None or entry is not None):
-            found[tag] = known or _of_lock(entry)
+        if not rule.follow and entry is not None:  # what is not locked yet may still move
+            found[tag] = known if known is not None and known.digest == entry.digest else _of_lock(entry)
             return
         try:
             async with slots:
@@ -115,8 +115,7 @@ async def _newest(rule: Rule, source: Source, meant: list[str]) -> list[str]:
     return rule.tags.newest(meant, known)
 
 
-def _of_lock(entry: LockEntry | None) -> Tagged:
-    assert entry is not None
+def _of_lock(entry: LockEntry) -> Tagged:
     return Tagged(entry.digest, entry.media_type, entry.size, entry.resolved.timestamp())
 
 

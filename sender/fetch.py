@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -23,7 +24,8 @@ from runtime.terminal import SUPERVISED, Progress
 from sender.alone import alone
 from sender.config import Fetch, SenderSettings
 from sender.edits import Edits
-from sender.fetcher import Fetcher
+from sender.fetcher import Fetcher, Ready
+from sender.images import PinnedImage
 from sender.journal import SenderJournal
 from sender.pipeline import Pipeline
 from sender.webhook import WebhookServer
@@ -126,9 +128,10 @@ class _Role:
         watching = asyncio.ensure_future(edits.watch())
         due = Due(self._settings.fetch)
         edits.changed.set()
-        first = True
+        first = stale = True
         try:
             while True:
+                stale |= self._wake.is_set() or pipeline.asked_by_hand
                 self._wake.clear()
                 if edits.changed.is_set():
                     edits.reading()
@@ -136,12 +139,16 @@ class _Role:
                         edits.reading(pipeline.files)
                         pipeline.watch.follow()
                         due.now()
-                pipeline.want()
+                    stale = True
+                if stale:
+                    pipeline.want()
                 if due.retry():
                     pipeline.fetcher.retry()
-                if due.proposal(pipeline.fetcher, unanswered=len(pipeline.wanted.waiting)):
+                if stale and due.proposal(pipeline.fetcher, unanswered=len(pipeline.wanted.waiting)):
                     self._propose(pipeline)
-                    edits.wrote(self._settings.lock_file)
+                    if pipeline.locked:  # else what is there now may be a person's
+                        edits.wrote(self._settings.lock_file)
+                    stale = False
                 self._publish(pipeline.state)
                 if first:
                     notify.ready()
@@ -186,7 +193,7 @@ class Due:
         self._fetch = fetch
         self._retry_at = float("-inf")
         self._proposed_at = float("-inf")
-        self._ready_then = -1
+        self._ready_then: Mapping[PinnedImage, Ready] | None = None
 
     def now(self) -> None:
         """Have everything tried again: something was edited."""
@@ -202,14 +209,16 @@ class Due:
 
     def proposal(self, fetcher: Fetcher, *, unanswered: int) -> bool:
         """Whether to propose now; it counts as done. Not while much is on its way, so that releases stay few."""
-        now, ready = time.monotonic(), len(fetcher.ready)
+        now, before = time.monotonic(), self._ready_then
         calm = not fetcher.busy and not unanswered
-        urgent = any(pin.options.urgent for pin in fetcher.ready) and not any(
-            pin.options.urgent for pin in fetcher.busy
-        )
-        if not (calm or (ready != self._ready_then and (urgent or now >= self._proposed_at + self._fetch.settle))):
-            return False
-        self._proposed_at, self._ready_then = now, ready
+        if not calm:
+            if fetcher.ready == before:
+                return False
+            new = [pin for pin in fetcher.ready if before is None or pin not in before]
+            urgent = any(pin.options.urgent for pin in new) and not any(pin.options.urgent for pin in fetcher.busy)
+            if not urgent and now < self._proposed_at + self._fetch.settle:
+                return False
+        self._proposed_at, self._ready_then = now, dict(fetcher.ready)
         return True
 
 

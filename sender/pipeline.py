@@ -19,7 +19,7 @@ from runtime.errors import UserError
 from runtime.terminal import Progress
 from sender.by_hand import pin_by_hand
 from sender.config import SenderSettings
-from sender.decisions import Decisions
+from sender.decisions import ByHand, Decisions
 from sender.fetcher import Fetcher
 from sender.images import ImageList
 from sender.intent import load_images
@@ -49,6 +49,7 @@ class Pipeline:
         self.failed = 1  # until a round has shown otherwise
         self.proposed = False  # whether the last proposal changed anything
         self.wanted = Wanted()
+        self._by_hand: tuple[ByHand, ...] = ()
         self._settings = settings
         self._journal = journal
         self._report = report
@@ -97,7 +98,7 @@ class Pipeline:
 
     @property
     def state(self) -> str:
-        """``waiting`` for a person to mend images.yaml, ``fetching`` or ``idle``."""
+        """``waiting`` for a person to mend images.yaml or the lock, ``fetching`` or ``idle``."""
         if self._unreadable:
             return "waiting"
         return "fetching" if self.fetcher.busy or self.wanted.waiting else "idle"
@@ -115,6 +116,7 @@ class Pipeline:
         """
         try:
             images = load_images(self._settings.images, self._settings.collection)
+            self._lock_file.read(self._proposer.slots)
         except UserError as error:
             if must:
                 raise
@@ -124,8 +126,8 @@ class Pipeline:
         self._images, self._unreadable = images, []
         for fault in images.faults:
             self._report(fault)
-        self._lock_file.read()
-        self.watch.know(images.rules, self._lock_file.lock)
+        lock = self._lock_file.lock
+        self.watch.know(images.rules, lock, self._proposer.slots - lock.entries.keys() - lock.held.keys())
         return True
 
     def want(self) -> None:
@@ -133,11 +135,21 @@ class Pipeline:
         if self._images is None:
             return
         lock = self._lock_file.lock
-        by_hand = [pin_by_hand(one) for one in self._decisions.by_hand()]
-        self.wanted = resolve(self._images, self.watch.answers, lock, by_hand)
+        self._by_hand = tuple(self._decisions.by_hand())
+        self.wanted = resolve(self._images, self.watch.answers, lock, map(pin_by_hand, self._by_hand))
         self.fetcher.want(self.wanted.pins, lock)
         for reason in self.wanted.reasons:
             self._report(reason)
+
+    @property
+    def asked_by_hand(self) -> bool:
+        """Whether `send` has asked for something since the last look."""
+        return self._by_hand != tuple(self._decisions.by_hand())
+
+    @property
+    def locked(self) -> bool:
+        """Whether the last proposal wrote the lock."""
+        return self._proposer.locked
 
     def propose(self) -> None:
         """Propose what is ready; what is wanted and not ready stays as it was."""
@@ -149,7 +161,9 @@ class Pipeline:
             for pin in self.wanted.pins:
                 kept.setdefault(pin.options.collection, []).append(str(pin.reference))
             self._journal.keep_images(kept)
+        self.watch.save()  # what is proposed must not be older after a crash
         self.proposed = self._proposer.propose(self.wanted, self.fetcher.ready, faulty=faulty)
+        self.watch.lock = self._lock_file.lock
         self.failed = len(self.fetcher.failed) + len(self.faults) + len(self._held())
 
     def document(self) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -21,7 +23,7 @@ from sender.ask import ask
 from sender.config import SenderSettings
 from sender.decisions import Asked, Decisions
 from sender.fetcher import advice
-from sender.images import Rule
+from sender.images import Rule, Slot
 from sender.lock import Lock, LockEntry
 from sender.resolve import Answer
 from sender.sources import Sources
@@ -30,6 +32,7 @@ JITTER: Final = 0.1  # share of an interval
 RETRY_S: Final = 60.0  # after a failure, doubled for each further one, up to the rule's interval
 FLUSH_S: Final = 0.5
 _NEVER: Final = 10 * 366 * 86_400.0
+_UNLOCKED: Final = "its line in the lock is gone, so it is asked about again"
 
 log = structlog.get_logger()
 
@@ -56,7 +59,7 @@ class Watch:
         self._rules: dict[str, Rule] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._pokes: dict[str, asyncio.Event] = {}
-        self._lock = Lock()
+        self.lock = Lock()  # as it was read or written last
         self._unsaved: dict[str, Asked] = {}
         self._flushing: asyncio.Task[None] | None = None
 
@@ -69,16 +72,19 @@ class Watch:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._flush()
+        self.save()
 
     @property
     def answers(self) -> dict[str, Answer]:
         """What is known of each rule, by its key."""
         return {key: asked.answer for key, asked in self._asked.items()}
 
-    def know(self, rules: Iterable[Rule], lock: Lock) -> None:
-        """Take the rules of images.yaml; answers about others are forgotten. Rules with one key ask once."""
-        self._lock = lock
+    def know(self, rules: Iterable[Rule], lock: Lock, unlocked: Set[Slot] = frozenset()) -> None:
+        """Take the rules of images.yaml; answers about others are forgotten. Rules with one key ask once.
+
+        *unlocked* is what is proposed and has no line in the lock any more: it is asked about again, at once.
+        """
+        self.lock = lock
         known: dict[str, Rule] = {}
         for rule in rules:
             same = known.get(rule.key)
@@ -90,7 +96,26 @@ class Watch:
             self._unsaved.pop(key, None)
         if gone:
             self._decisions.keep_answers(known)
+        for key in self._tasks.keys() & known.keys():
+            if self._interval(known[key]) != self._interval(self._rules[key]):
+                self._tasks.pop(key).cancel()  # to be told when to ask next anew
         self._rules = known
+        if unlocked:
+            for key, rule in known.items():
+                self._unlock(key, rule, unlocked)
+
+    def _unlock(self, key: str, rule: Rule, slots: Set[Slot]) -> None:
+        """Forget where tags lead whose line was deleted; they stay where they are until the registry has answered."""
+        asked = self._asked.get(key)
+        if rule.follow or asked is None:
+            return
+        gone = {tag for tag in asked.answer.tags if rule.pinned(tag, "").slot in slots}
+        if gone:
+            tags = {tag: found for tag, found in asked.answer.tags.items() if tag not in gone}
+            failures = {**asked.answer.failures, **{tag: f"tag {tag}: {_UNLOCKED}" for tag in gone}}
+            self._asked[key] = replace(asked, answer=replace(asked.answer, tags=tags, failures=failures), due=0.0)
+            if key in self._pokes:
+                self._pokes[key].set()
 
     def follow(self) -> None:
         """Ask about every known rule from now on, when it is due."""
@@ -98,7 +123,7 @@ class Watch:
             self._tasks.pop(key).cancel()
             self._pokes.pop(key, None)
         for key in self._rules.keys() - self._tasks.keys():
-            self._pokes[key] = asyncio.Event()
+            self._pokes.setdefault(key, asyncio.Event())
             self._tasks[key] = asyncio.ensure_future(self._keep_asking(key))
 
     async def ask_all(self) -> None:
@@ -118,16 +143,20 @@ class Watch:
 
     async def _keep_asking(self, key: str) -> None:
         while True:
-            asked = self._asked.get(key)
-            delay = 0.0 if asked is None else asked.due - time.time()
-            poke = self._pokes[key]
+            delay, poke = self._wait_s(key), self._pokes[key]
             if delay > 0:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(poke.wait(), min(delay, _interval_max(self._interval(self._rules[key]))))
-                if not poke.is_set() and time.time() < self._asked[key].due:
-                    continue  # the interval was changed, or the clock
+                    await asyncio.wait_for(poke.wait(), delay)
             poke.clear()
             await self._ask(key)
+
+    def _wait_s(self, key: str) -> float:
+        """Seconds until a rule is due, at most its interval from now: that, or the clock, may have changed."""
+        asked = self._asked.get(key)
+        if asked is None:
+            return 0.0
+        now, interval_max = time.time(), self._interval(self._rules[key]) * (1 + JITTER)
+        return min(asked.due - now, asked.asked + interval_max - now, interval_max)
 
     async def _ask(self, key: str) -> None:
         rule = self._rules[key]
@@ -159,7 +188,7 @@ class Watch:
 
     def _locked(self, rule: Rule) -> dict[str, LockEntry]:
         name = (rule.options.collection, rule.options.target or rule.reference.name)
-        entries = self._lock.entries
+        entries = self.lock.entries
         if rule.tags.exact:
             found = {tag: entries.get((*name, tag)) for tag in rule.tags.exact}
         else:
@@ -185,13 +214,11 @@ class Watch:
     async def _keep_flushing(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_S)
-            self._flush()
+            with suppress(sqlite3.Error):  # told where it stops the role; these are tried again
+                self.save()
 
-    def _flush(self) -> None:
+    def save(self) -> None:
+        """Have the journal know all answers."""
         if self._unsaved:
             self._decisions.save_answers(self._unsaved)
             self._unsaved = {}
-
-
-def _interval_max(interval: float) -> float:
-    return interval * (1 + JITTER)
