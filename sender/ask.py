@@ -57,8 +57,8 @@ async def ask(
     async def look(tag: str) -> None:
         known = before.tags.get(tag)
         entry = locked.get(tag)
-        if not rule.follow and entry is not None:
-            found[tag] = Tagged(entry.digest, entry.media_type, entry.size, entry.resolved.timestamp())
+        if not rule.follow and entry is not None:  # what is not locked yet may still move
+            found[tag] = known if known is not None and known.digest == entry.digest else _of_lock(entry)
             return
         try:
             async with slots:
@@ -113,6 +113,10 @@ async def _newest(rule: Rule, source: Source, meant: list[str]) -> list[str]:
     dates = await asyncio.gather(*map(date, meant))
     known = {tag: moment for tag, moment in zip(meant, dates, strict=True) if moment is not None}
     return rule.tags.newest(meant, known)
+
+
+def _of_lock(entry: LockEntry) -> Tagged:
+    return Tagged(entry.digest, entry.media_type, entry.size, entry.resolved.timestamp())
 
 
 def _nothing(rule: Rule, tags: Iterable[str]) -> str:

@@ -1,11 +1,14 @@
 """Edits of some files, seen at once where the kernel tells of them, and within a second in any case.
 
+A path may be a pattern: then a file that comes to fit it, or goes, is an edit.
+
 The kernel tells nothing of an edit before its watch began, nor of any on some file systems.
 """
 
 from __future__ import annotations
 
 import asyncio
+import glob
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
@@ -16,7 +19,7 @@ import watchfiles
 RESCAN_S: Final = 1.0
 SETTLE_S: Final = 0.1  # editors write a file in several steps
 
-Stamp = tuple[int, int] | None
+Stamp = tuple[object, ...] | None
 
 log = structlog.get_logger()
 
@@ -31,10 +34,14 @@ class Edits:
         self._other_folders = asyncio.Event()
 
     def reading(self, paths: Iterable[Path] = ()) -> None:
-        """Say that the files are read from now on: these, or the same as before."""
+        """Say that the files are read from now on; or which have been read since, new ones among them."""
         self.changed.clear()
         before = self._folders()
-        self._seen = {path: _stamp(path) for path in tuple(paths) or self._seen}
+        paths = tuple(paths)
+        if paths:  # what is known already was read after it was stamped
+            self._seen = {path: self._seen[path] if path in self._seen else _stamp(path) for path in paths}
+        else:
+            self._seen = self._stamps()
         if self._folders() != before:
             self._other_folders.set()
 
@@ -88,8 +95,9 @@ class Edits:
 
 
 def _stamp(path: Path) -> Stamp:
+    """Return what changes when the file does, or for a pattern which files there are; None for no file."""
     try:
         found = path.stat()
     except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
+        return tuple(sorted(glob.glob(str(path), recursive=True))) if glob.has_magic(str(path)) else None
+    return found.st_size, found.st_mtime_ns, found.st_ino

@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -23,7 +24,8 @@ from runtime.terminal import SUPERVISED, Progress
 from sender.alone import alone
 from sender.config import Fetch, SenderSettings
 from sender.edits import Edits
-from sender.fetcher import Fetcher
+from sender.fetcher import Fetcher, Ready
+from sender.images import PinnedImage
 from sender.journal import SenderJournal
 from sender.pipeline import Pipeline
 from sender.webhook import WebhookServer
@@ -141,9 +143,10 @@ class _Role:
                     pipeline.fetcher.retry()
                 if pipeline.news and due.proposal(pipeline.fetcher, unanswered=len(pipeline.wanted.waiting)):
                     self._propose(pipeline)
-                    edits.wrote(self._settings.lock_file)
-                    if pipeline.lock_edited:  # between our writing it and this
-                        edits.changed.set()
+                    if pipeline.locked:  # else what is there now may be a person's
+                        edits.wrote(self._settings.lock_file)
+                        if pipeline.lock_edited:  # between our writing it and this
+                            edits.changed.set()
                 self._publish(pipeline.state)
                 if first:
                     notify.ready()
@@ -188,7 +191,7 @@ class Due:
         self._fetch = fetch
         self._retry_at = float("-inf")
         self._proposed_at = float("-inf")
-        self._ready_then = -1
+        self._ready_then: Mapping[PinnedImage, Ready] | None = None
 
     def now(self) -> None:
         """Have everything tried again: something was edited."""
@@ -204,14 +207,16 @@ class Due:
 
     def proposal(self, fetcher: Fetcher, *, unanswered: int) -> bool:
         """Whether to propose now; it counts as done. Not while much is on its way, so that releases stay few."""
-        now, ready = time.monotonic(), len(fetcher.ready)
+        now, before = time.monotonic(), self._ready_then
         calm = not fetcher.busy and not unanswered
-        urgent = any(pin.options.urgent for pin in fetcher.ready) and not any(
-            pin.options.urgent for pin in fetcher.busy
-        )
-        if not (calm or (ready != self._ready_then and (urgent or now >= self._proposed_at + self._fetch.settle))):
-            return False
-        self._proposed_at, self._ready_then = now, ready
+        if not calm:
+            if fetcher.ready == before:
+                return False
+            new = [pin for pin in fetcher.ready if before is None or pin not in before]
+            urgent = any(pin.options.urgent for pin in new) and not any(pin.options.urgent for pin in fetcher.busy)
+            if not urgent and now < self._proposed_at + self._fetch.settle:
+                return False
+        self._proposed_at, self._ready_then = now, dict(fetcher.ready)
         return True
 
 

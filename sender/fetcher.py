@@ -160,7 +160,8 @@ class Fetcher:
     def retry(self) -> None:
         """Try again what has failed, and look after what was ready: the spool may have lost something."""
         for pin in [*self.failed, *self.ready]:
-            self._start(pin)
+            if pin not in self._jobs:
+                self._start(pin)
 
     @property
     def busy(self) -> tuple[PinnedImage, ...]:

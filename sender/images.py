@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
@@ -53,9 +53,9 @@ class PinnedImage:
     reference: Reference
     origin: Origin = Origin()
     options: Options = Options()
-    line: int = 0
+    line: int = field(default=0, compare=False)  # a line more above it makes no other image
     rule: str = "pin"
-    file: str = ""
+    file: str = field(default="", compare=False)
 
     @property
     def digest(self) -> str:
@@ -99,8 +99,8 @@ class Rule:
     follow: bool = False  # pin a tag again when it moves
     origin: Origin = Origin()
     options: Options = Options()
-    line: int = 0
-    file: str = ""
+    line: int = field(default=0, compare=False)
+    file: str = field(default="", compare=False)
 
     @property
     def text(self) -> str:

@@ -135,9 +135,10 @@ class _Reader:
         if not isinstance(pattern, str) or not pattern or "\0" in pattern:
             self.faults.append(document.fault(place, f"{pattern!r} is not a path; give e.g. teams/*.yaml"))
             return []
-        if glob.has_magic(pattern):
-            return [path.absolute() for path in sorted(document.folder.glob(pattern))]
         path = (document.folder / Path(pattern).expanduser()).absolute()
+        if glob.has_magic(str(path)):
+            self.files.append(path)  # files that come to fit it are to be seen
+            return [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
         if not path.exists():
             self.files.append(path)
             self.faults.append(document.fault(place, f"no such file: {path}"))

@@ -80,6 +80,7 @@ class Lock:
     entries: Mapping[Slot, LockEntry] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
     held: Mapping[Slot, str] = field(default_factory=dict)  # slot -> its fault
+    numbers: Mapping[Slot, int] = field(default_factory=dict)  # of the lines in their file
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,8 @@ def read_lock(raw: bytes, name: str) -> tuple[Lock, Archived | None]:
             faults.append(fault)
             held[entry.slot] = fault
     good = {slot: entry for slot, (_, entry) in found.items() if slot not in held}
-    return Lock(good, tuple(faults), held), _archived(header)
+    numbers = {slot: number for slot, (number, _) in found.items()}
+    return Lock(good, tuple(faults), held, numbers), _archived(header)
 
 
 def closure_digest(image: ReleaseImage) -> str:

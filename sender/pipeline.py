@@ -67,7 +67,7 @@ class Pipeline:
         self._preparer = Preparer(settings, spool.blobs)
         sources = Sources(settings.fetch, settings.state / "scratch")
         self._sources = sources
-        self.watch = Watch(settings, self._decisions, sources, lambda: self._lock_file.lock, wake)
+        self.watch = Watch(settings, self._decisions, sources, wake)
         verification = Verification(self._decisions, spool.blobs, settings.state / "scratch")
         self.fetcher = Fetcher(
             settings, journal, spool, self._preparer, self._progress, sources, verification, report, wake
@@ -106,7 +106,7 @@ class Pipeline:
 
     @property
     def state(self) -> str:
-        """``waiting`` for a person to mend images.yaml, ``fetching`` or ``idle``."""
+        """``waiting`` for a person to mend images.yaml or the lock, ``fetching`` or ``idle``."""
         if self._unreadable:
             return "waiting"
         return "fetching" if self.fetcher.busy or self.wanted.waiting else "idle"
@@ -125,6 +125,7 @@ class Pipeline:
         try:
             # ten thousand entries take seconds to read
             images = await asyncio.to_thread(load_images, self._settings.images, self._settings.collection)
+            self._lock_file.read(self._proposer.slots)
         except UserError as error:
             if must:
                 raise
@@ -135,10 +136,8 @@ class Pipeline:
         self._images_version += 1
         for fault in images.faults:
             self._report(fault)
-        before = self._lock_file.lock.entries.keys()
-        self._lock_file.read()
-        self.watch.know(images.rules)
-        self.watch.look_again(before - self._lock_file.lock.entries.keys())
+        lock = self._lock_file.lock
+        self.watch.know(images.rules, lock, self._proposer.slots - lock.entries.keys() - lock.held.keys())
         return True
 
     def want(self) -> None:
@@ -146,13 +145,13 @@ class Pipeline:
         if self._images is None:
             return
         self.fetcher.check()
+        self.watch.check()
         lock, by_hand = self._lock_file.lock, self._decisions.by_hand()
         made_of = (self._images_version, self.watch.version, self._lock_file.version, tuple(by_hand))
         if made_of == self._wanted_of:
             return
         self._wanted_of = made_of
-        by_hand_pins = [pin_by_hand(one) for one in by_hand]
-        self.wanted = resolve(self._images, self.watch.answers, lock, by_hand_pins)
+        self.wanted = resolve(self._images, self.watch.answers, lock, map(pin_by_hand, by_hand))
         self.fetcher.want(self.wanted.pins, lock)
         for reason in self.wanted.reasons:
             self._report(reason)
@@ -161,6 +160,11 @@ class Pipeline:
     def news(self) -> bool:
         """Whether a proposal now could differ from the last one."""
         return self._proposed_of != (self._wanted_of, self.fetcher.version)
+
+    @property
+    def locked(self) -> bool:
+        """Whether the last proposal wrote the lock."""
+        return self._proposer.locked
 
     def propose(self) -> None:
         """Propose what is ready; what is wanted and not ready stays as it was."""
@@ -173,7 +177,9 @@ class Pipeline:
             for pin in self.wanted.pins:
                 kept.setdefault(pin.options.collection, []).append(str(pin.reference))
             self._journal.keep_images(kept)
+        self.watch.save()  # what is proposed must not be older after a crash
         self.proposed = self._proposer.propose(self.wanted, self.fetcher.ready, faulty=faulty)
+        self.watch.lock = self._lock_file.lock
         self.failed = len(self.fetcher.failed) + len(self.faults) + len(self._held())
 
     def document(self) -> dict[str, Any]:

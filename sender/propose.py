@@ -1,18 +1,19 @@
 """Turns what fetch has ready into the proposal of each collection, and into images.lock.
 
 Proposal and lock say the same: every image of the one has its line in the other. What is wanted and not ready stays
-as it was in both.
+as it was in the proposal; its line in the lock, or that it has none any more, stays as a person left it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
-from runtime.errors import UserError
+from runtime.errors import EXIT_USAGE, UserError
 from sender.closures import closure_of
 from sender.config import SenderSettings
 from sender.decisions import Decisions
@@ -20,7 +21,7 @@ from sender.desired import desired_state
 from sender.fetcher import Ready
 from sender.images import PinnedImage, Slot
 from sender.journal import SenderJournal
-from sender.lock import Lock, LockEntry, lock_text, read_lock, write_lock
+from sender.lock import FILE_BYTES_MAX, Lock, LockEntry, lock_text, read_lock, write_lock
 from sender.resolve import Wanted
 
 log = structlog.get_logger()
@@ -35,60 +36,42 @@ class LockFile:
         self.version = 0  # another one whenever the lock is
         self._report = report
         self._raw: bytes | None = None
-        self._unreadable = False
+        self._readable = False
 
-    def read(self) -> bool:
-        """Read the file if it is not what was read or written last; return whether it was."""
+    def read(self, proposed: Collection[Slot]) -> None:
+        """Read the file if it is not what was read or written last; UserError if it is no lock.
+
+        A line of which nobody can tell what it decides holds all that was *proposed* and has no line.
+        """
         try:
-            raw = self.path.read_bytes()
-        except FileNotFoundError:
-            raw = b""
+            raw = _bytes_at(self.path)
         except OSError as error:
-            self._unreadable = True
-            self._report(f"{self.path}: cannot be read: {error.strerror}")
-            return False
-        if raw == self._raw:
-            return False
-        self._raw, self._unreadable = raw, False
-        if not raw:
-            self._take(Lock())
-            return True
-        try:
-            self._take(read_lock(raw, str(self.path))[0])
-        except UserError as error:
-            self._unreadable = True
-            self._report(str(error))
-            return False
-        for fault in self.lock.faults:
+            self._readable = False
+            raise UserError(f"{self.path}: cannot be read: {error.strerror}", exit_code=EXIT_USAGE) from None
+        if raw == self._raw and self._readable:
+            return
+        self._readable = False
+        lock = Lock() if raw is None else read_lock(raw, str(self.path))[0]
+        self._raw, self._readable = raw, True
+        unclear = next((fault for fault in lock.faults if fault not in lock.held.values()), None)
+        if unclear is not None:
+            lost = {slot: unclear for slot in proposed if slot not in lock.entries}
+            lock = replace(lock, held={**lost, **lock.held})
+        self._take(lock)
+        for fault in lock.faults:
             self._report(fault)
-        return True
-
-    @property
-    def faulty(self) -> bool:
-        """Whether a person has to look at the file first."""
-        return self._unreadable or bool(self.lock.faults)
-
-    @property
-    def edited(self) -> bool:
-        """Whether the file is not what was read or written last."""
-        try:
-            return self.path.read_bytes() != (self._raw or b"")
-        except FileNotFoundError:
-            return bool(self._raw)
-        except OSError:
-            return False
 
     def write(self, entries: Iterable[LockEntry]) -> bool:
-        """Write the lock if it differs; False if it was edited meanwhile, has faults or cannot be written."""
-        if self.faulty:
+        """Write the lock; False if it says so already, was edited meanwhile, has faults or cannot be written."""
+        if not self._readable or self.lock.faults:
             return False
         entries = list(entries)
         text = lock_text(entries).encode()
         if text == self._raw:
-            return True
-        if self.path.exists() and self.edited:
             return False
         try:
+            if _bytes_at(self.path) != self._raw:
+                return False
             write_lock(self.path, text.decode())
         except OSError as error:
             self._report(
@@ -99,9 +82,26 @@ class LockFile:
         self._take(Lock({entry.slot: entry for entry in entries}))
         return True
 
+    @property
+    def edited(self) -> bool:
+        """Whether the file is not what was read or written last."""
+        try:
+            return _bytes_at(self.path) != self._raw
+        except OSError:
+            return False
+
     def _take(self, lock: Lock) -> None:
         self.lock = lock
         self.version += 1
+
+
+def _bytes_at(path: Path) -> bytes | None:
+    """Return what a lock is at most, and a byte more; None where no file is."""
+    try:
+        with path.open("rb") as file:
+            return file.read(FILE_BYTES_MAX + 1)
+    except FileNotFoundError:
+        return None
 
 
 class Proposer:
@@ -112,10 +112,16 @@ class Proposer:
         self._journal = journal
         self._decisions = Decisions(journal)
         self._lock = lock
+        self.locked = False  # whether the last proposal wrote the lock
         self._lines: dict[str, dict[Slot, LockEntry]] = {}  # of the proposals, by collection
         for proposal in self._decisions.proposals():
             raw = (lock_text([]) + proposal.lock).encode()
             self._lines[proposal.collection] = dict(read_lock(raw, "journal")[0].entries)
+
+    @property
+    def slots(self) -> frozenset[Slot]:
+        """What is proposed."""
+        return frozenset(slot for lines in self._lines.values() for slot in lines)
 
     def propose(self, wanted: Wanted, ready: dict[PinnedImage, Ready], *, faulty: bool) -> bool:
         """Propose what is ready; with *faulty* intent nothing is taken away. Return whether anything has changed."""
@@ -125,11 +131,15 @@ class Proposer:
         def keeps(slot: Slot) -> bool:
             return faulty or slot in unsettled or wanted.keeps(slot)
 
+        # The lock first: killed in between, the role proposes what it says. Of what is not settled a person may have
+        # changed or deleted the line: that is for him to say.
+        lines = {slot: one.entry for slot, one in settled.items()}
+        own = {slot: line for slot, line in self._lock.lock.entries.items() if slot not in lines and keeps(slot)}
+        self.locked = self._lock.write([*lines.values(), *own.values()])
         changed = False
         collections = {slot[0] for slot in settled} | self._lines.keys() | {self._settings.collection}
         for collection in sorted(collections):
             changed |= self._propose_one(collection, settled, keeps)
-        self._lock.write(entry for lines in self._lines.values() for entry in lines.values())
         return changed
 
     def _propose_one(self, collection: str, settled: dict[Slot, Ready], keeps: Callable[[Slot], bool]) -> bool:

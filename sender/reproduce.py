@@ -21,7 +21,7 @@ from sender.decisions import Decisions
 from sender.desired import desired_state, release_image
 from sender.images import Origin, parse_origin
 from sender.journal import SenderJournal
-from sender.lock import Archived, LockEntry, lock_text, mismatch, read_lock
+from sender.lock import Archived, Lock, LockEntry, lock_text, mismatch, read_lock
 from sender.sources import Readable, Sources, advice
 
 
@@ -72,7 +72,7 @@ def reproduce(settings: SenderSettings, path: Path) -> Reproduced:
         raise UserError("\n".join(lock.faults))
     if archived is None:
         raise UserError(f"{path}: is no archived lock; `checkvalve-sender lock COLLECTION NUMBER` prints one")
-    images = asyncio.run(_images(settings, list(lock.entries.values()), str(path)))
+    images = asyncio.run(_images(settings, lock, str(path)))
     ready = [(entry.slot, image) for entry, image in zip(lock.entries.values(), images, strict=True)]
     state = desired_state(ready, None, collection=archived.collection)
     release = Release(
@@ -86,21 +86,28 @@ def reproduce(settings: SenderSettings, path: Path) -> Reproduced:
     return Reproduced(archived, payload_digest(payload), len(release.images), payload)
 
 
-async def _images(settings: SenderSettings, entries: list[LockEntry], name: str) -> list[ReleaseImage]:
+async def _images(settings: SenderSettings, lock: Lock, name: str) -> list[ReleaseImage]:
     spool = Layout(settings.spool)
     async with Sources(settings.fetch, settings.state / "scratch") as sources:
         slots = asyncio.Semaphore(settings.fetch.parallel_total)
 
-        async def one(entry: LockEntry) -> ReleaseImage:
+        async def one(entry: LockEntry) -> ReleaseImage | str:
             reference = parse_reference(entry.image)
             try:
                 async with slots:
                     source = await sources.place(reference, _origin(entry, settings))
                     return await _image(Readable(source, spool), reference, entry)
-            except (OciError, ValueError) as error:
-                raise UserError(f"{name}: {entry.image}: {advice(error, reference.registry)}") from None
+            except (OciError, UserError, ValueError) as error:
+                reason = advice(error, reference.registry)
+            except OSError as error:
+                reason = f"{error.filename or entry.origin}: {error.strerror or error}"
+            return f"{name}:{lock.numbers[entry.slot]}: {entry.image}: {reason}"
 
-        return list(await asyncio.gather(*map(one, entries)))
+        found = await asyncio.gather(*map(one, lock.entries.values()))
+    faults = [one for one in found if isinstance(one, str)]
+    if faults:
+        raise UserError("\n".join(faults))
+    return [one for one in found if not isinstance(one, str)]
 
 
 async def _image(source: Readable, reference: Reference, entry: LockEntry) -> ReleaseImage:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -31,21 +33,19 @@ FLUSH_S: Final = 0.5
 HINT_S: Final = 0.1  # docker-registry tells of a push a moment before the tag has moved
 HINT_AGAIN_S: Final = 1.0  # for one that takes longer
 _NEVER: Final = 10 * 366 * 86_400.0
+_UNLOCKED: Final = "its line in the lock is gone, so it is asked about again"
 
 log = structlog.get_logger()
 
 
 class Watch:
-    """Use as an async context manager. *lock* gives the lock as it is now; *wake* is called when an answer is not the
-    one before.
-    """
+    """Use as an async context manager. *wake* is called when an answer is not the one before."""
 
     def __init__(
         self,
         settings: SenderSettings,
         decisions: Decisions,
         sources: Sources,
-        lock: Callable[[], Lock],
         wake: Callable[[], None],
         *,
         rng: random.Random | None = None,
@@ -61,7 +61,7 @@ class Watch:
         self._rules: dict[str, Rule] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._pokes: dict[str, asyncio.Event] = {}
-        self._lock = lock
+        self.lock = Lock()  # as it was read or written last
         self._broken: BaseException | None = None
         self._unsaved: dict[str, Asked] = {}
         self._flushing: asyncio.Task[None] | None = None
@@ -75,17 +75,24 @@ class Watch:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._flush()
+        self.save()
 
     @property
     def answers(self) -> dict[str, Answer]:
-        """What is known of each rule, by its key; raises what no question should have raised."""
-        if self._broken is not None:
-            raise self._broken
+        """What is known of each rule, by its key."""
         return {key: asked.answer for key, asked in self._asked.items()}
 
-    def know(self, rules: Iterable[Rule]) -> None:
-        """Take the rules of images.yaml; answers about others are forgotten. Rules with one key ask once."""
+    def check(self) -> None:
+        """Raise what no question should have raised."""
+        if self._broken is not None:
+            raise self._broken
+
+    def know(self, rules: Iterable[Rule], lock: Lock, unlocked: Set[Slot] = frozenset()) -> None:
+        """Take the rules of images.yaml; answers about others are forgotten. Rules with one key ask once.
+
+        *unlocked* is what is proposed and has no line in the lock any more: it is asked about again, at once.
+        """
+        self.lock = lock
         known: dict[str, Rule] = {}
         for rule in rules:
             same = known.get(rule.key)
@@ -97,7 +104,27 @@ class Watch:
             self._unsaved.pop(key, None)
         if gone:
             self._decisions.keep_answers(known)
+        for key in self._tasks.keys() & known.keys():
+            if self._interval(known[key]) != self._interval(self._rules[key]):
+                self._tasks.pop(key).cancel()  # to be told when to ask next anew
         self._rules = known
+        if unlocked:
+            for key, rule in known.items():
+                self._unlock(key, rule, unlocked)
+
+    def _unlock(self, key: str, rule: Rule, slots: Set[Slot]) -> None:
+        """Forget where tags lead whose line was deleted; they stay where they are until the registry has answered."""
+        asked = self._asked.get(key)
+        if rule.follow or asked is None:
+            return
+        gone = {tag for tag in asked.answer.tags if rule.pinned(tag, "").slot in slots}
+        if gone:
+            tags = {tag: found for tag, found in asked.answer.tags.items() if tag not in gone}
+            failures = {**asked.answer.failures, **{tag: f"tag {tag}: {_UNLOCKED}" for tag in gone}}
+            self._asked[key] = replace(asked, answer=replace(asked.answer, tags=tags, failures=failures), due=0.0)
+            self.version += 1
+            if key in self._pokes:
+                self._pokes[key].set()
 
     def follow(self) -> None:
         """Ask about every known rule from now on, when it is due."""
@@ -105,7 +132,7 @@ class Watch:
             self._tasks.pop(key).cancel()
             self._pokes.pop(key, None)
         for key in self._rules.keys() - self._tasks.keys():
-            self._pokes[key] = asyncio.Event()
+            self._pokes.setdefault(key, asyncio.Event())
             self._tasks[key] = asyncio.ensure_future(self._keep_asking(key))
             self._tasks[key].add_done_callback(self._over)
 
@@ -129,23 +156,12 @@ class Watch:
             self._pokes[key].set()
         return len(found)
 
-    def look_again(self, slots: Iterable[Slot]) -> None:
-        """Ask at once about the rules behind *slots*, whose lines somebody has taken out of the lock."""
-        names = {slot[:2] for slot in slots}
-        for key, rule in self._rules.items():
-            if (rule.options.collection, rule.options.target or rule.reference.name) in names and key in self._pokes:
-                self._pokes[key].set()
-
     async def _keep_asking(self, key: str) -> None:
         while True:
-            asked = self._asked.get(key)
-            delay = 0.0 if asked is None else asked.due - time.time()
-            poke = self._pokes[key]
+            delay, poke = self._wait_s(key), self._pokes[key]
             if delay > 0:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(poke.wait(), min(delay, _interval_max(self._interval(self._rules[key]))))
-                if not poke.is_set() and time.time() < self._asked[key].due:
-                    continue  # the interval was changed, or the clock
+                    await asyncio.wait_for(poke.wait(), delay)
             if poke.is_set():
                 await self._follow_hint(key, poke)
             else:
@@ -161,6 +177,14 @@ class Watch:
             await asyncio.sleep(HINT_AGAIN_S)
             poke.clear()
             await self._ask(key)
+
+    def _wait_s(self, key: str) -> float:
+        """Seconds until a rule is due, at most its interval from now: that, or the clock, may have changed."""
+        asked = self._asked.get(key)
+        if asked is None:
+            return 0.0
+        now, interval_max = time.time(), self._interval(self._rules[key]) * (1 + JITTER)
+        return min(asked.due - now, asked.asked + interval_max - now, interval_max)
 
     async def _ask(self, key: str) -> None:
         rule = self._rules[key]
@@ -193,7 +217,7 @@ class Watch:
 
     def _locked(self, rule: Rule) -> dict[str, LockEntry]:
         name = (rule.options.collection, rule.options.target or rule.reference.name)
-        entries = self._lock().entries
+        entries = self.lock.entries
         if rule.tags.exact:
             found = {tag: entries.get((*name, tag)) for tag in rule.tags.exact}
         else:
@@ -219,13 +243,11 @@ class Watch:
     async def _keep_flushing(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_S)
-            self._flush()
+            with suppress(sqlite3.Error):  # told where it stops the role; these are tried again
+                self.save()
 
-    def _flush(self) -> None:
+    def save(self) -> None:
+        """Have the journal know all answers."""
         if self._unsaved:
             self._decisions.save_answers(self._unsaved)
             self._unsaved = {}
-
-
-def _interval_max(interval: float) -> float:
-    return interval * (1 + JITTER)
