@@ -78,9 +78,9 @@ def measure(effort: Effort) -> dict[str, Any]:
             rows.append(bench.row(FOLLOWED, effort.slowly, REQUESTS_PER_SECOND, 1))
             peers = _peers(docker, folder, effort)
         with Processes(folder / "logs") as processes:
-            _multiply_layout(layout.root, folder / "embedded", effort)
+            _multiply_layout(layout.root, folder / "embedded", effort.slowly)
             bench = _Bench(folder / "sender-embedded", EmbeddedRegistry(processes, folder / "embedded"), "embedded")
-            rows.append(bench.row(FOLLOWED, effort.repositories, None, effort.runs))
+            rows.append(bench.row(FOLLOWED, effort.slowly, None, effort.runs))
     return {"rate_default": REQUESTS_PER_SECOND, "rows": rows, "peers": peers}
 
 
@@ -151,14 +151,14 @@ def _docker(processes: Processes, folder: Path, layout: Layout, effort: Effort) 
     return registry
 
 
-def _multiply_layout(source: Path, target: Path, effort: Effort) -> None:
+def _multiply_layout(source: Path, target: Path, repositories: int) -> None:
     """Copy a layout; its few images get all the tags of all repositories."""
     shutil.copytree(source, target)
     index = json.loads((target / "index.json").read_text())
     found = {entry["annotations"][REF_NAME].rpartition(":")[2]: entry for entry in index["manifests"]}
     index["manifests"] = [
         {**found[_tag(number % _IMAGES)], "annotations": {REF_NAME: f"{_name(repository)}:{_tag(number)}"}}
-        for repository in range(effort.repositories)
+        for repository in range(repositories)
         for number in range(TAGS)
     ]
     (target / "index.json").write_text(json.dumps(index))
