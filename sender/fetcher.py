@@ -99,7 +99,7 @@ class Fetcher:
         self._verification = verification
         self._report = report
         self._wake = wake
-        self._lock = Lock()
+        self.lock = Lock()  # as it was read or written last
         self._look_afresh: set[PinnedImage] = set()  # held ones, whose signatures may come later
         self._jobs: dict[PinnedImage, asyncio.Task[None]] = {}
         self._broken: BaseException | None = None  # what no image should have raised
@@ -129,7 +129,7 @@ class Fetcher:
     def want(self, pins: Iterable[PinnedImage], lock: Lock) -> None:
         """Fetch these images, urgent ones first, and no others; what has failed is left to :meth:`retry`."""
         self.check()
-        before, self._lock = self._lock, lock
+        before, self.lock = self.lock, lock
         wanted = dict.fromkeys(sorted(pins, key=lambda pin: not pin.options.urgent))
         gone = [pin for known in (self._jobs, self.ready, self.failed) for pin in known if pin not in wanted]
         for pin in gone:
@@ -336,7 +336,7 @@ class Fetcher:
 
     def _locked(self, pin: PinnedImage) -> LockEntry | None:
         """Return the line of the lock that resolved *pin* as it is asked for now."""
-        entry = self._lock.entries.get(pin.slot) if pin not in self._look_afresh else None
+        entry = self.lock.entries.get(pin.slot) if pin not in self._look_afresh else None
         if entry is None or entry.image != pin.label or entry.digest != pin.digest:
             return None
         types = artifact_types(self._settings.fetch, pin)

@@ -179,7 +179,7 @@ class Pipeline:
             self._journal.keep_images(kept)
         self.watch.save()  # what is proposed must not be older after a crash
         self.proposed = self._proposer.propose(self.wanted, self.fetcher.ready, faulty=faulty)
-        self.watch.lock = self._lock_file.lock
+        self.watch.lock = self.fetcher.lock = self._lock_file.lock
         self.failed = len(self.fetcher.failed) + len(self.faults) + len(self._held())
 
     def document(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class LockFile:
     def __init__(self, path: Path, report: Callable[[str], None]) -> None:
         self.path = path
         self.lock = Lock()
-        self.version = 0  # another one whenever the lock is
+        self.version = 0  # another one whenever the lock was read
         self._report = report
         self._raw: bytes | None = None
         self._readable = False
@@ -57,7 +57,8 @@ class LockFile:
         if unclear is not None:
             lost = {slot: unclear for slot in proposed if slot not in lock.entries}
             lock = replace(lock, held={**lost, **lock.held})
-        self._take(lock)
+        self.lock = lock
+        self.version += 1
         for fault in lock.faults:
             self._report(fault)
 
@@ -79,7 +80,7 @@ class LockFile:
             )
             return False
         self._raw = text
-        self._take(Lock({entry.slot: entry for entry in entries}))
+        self.lock = Lock({entry.slot: entry for entry in entries})
         return True
 
     @property
@@ -89,10 +90,6 @@ class LockFile:
             return _bytes_at(self.path) != self._raw
         except OSError:
             return False
-
-    def _take(self, lock: Lock) -> None:
-        self.lock = lock
-        self.version += 1
 
 
 def _bytes_at(path: Path) -> bytes | None:

@@ -257,7 +257,7 @@ async def test_a_lock_makes_its_release_again(site: Site, host: str, tmp_path: P
     assert done.payload in journal.newest_releases()[0].envelope
     journal.close()
     path.write_text(path.read_text().replace('"size": ', '"size": 1'))
-    with pytest.raises(UserError, match=r"one.lock: .*/team/app:1: size is 1\d+; the image has \d+"):
+    with pytest.raises(UserError, match=r"one.lock:2: .*/team/app:1: size is 1\d+; the image has \d+"):
         await asyncio.to_thread(reproduce, site.settings(), path)
 
 

@@ -24,7 +24,7 @@ async def test_a_hint_that_comes_before_the_tag_has_moved(site: Site, upstream: 
         def means() -> list[str]:
             return [tagged.digest for answer in pipeline.watch.answers.values() for tagged in answer.tags.values()]
 
-        pipeline.load(must=True)
+        await pipeline.load(must=True)
         pipeline.watch.follow()
         await until(lambda: means() != [])
         assert pipeline.watch.poke(f"{host}/app") == 1

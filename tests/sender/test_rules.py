@@ -94,7 +94,9 @@ def test_includes_take_the_defaults_and_may_have_their_own(tmp_path: Path) -> No
     }
     bad = f"{tmp_path}/teams/b.yaml:4: images[1].tags[0]: 'x y' is not a tag; give e.g. 1.27 or latest"
     assert found.faults == (bad,)
-    assert found.files == tuple(tmp_path / name for name in ("images.yaml", "teams/a.yaml", "teams/b.yaml"))
+    assert found.files == tuple(
+        tmp_path / name for name in ("images.yaml", "teams/*.yaml", "teams/a.yaml", "teams/b.yaml")
+    )
 
 
 @pytest.mark.parametrize(
