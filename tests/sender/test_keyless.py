@@ -203,7 +203,9 @@ def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.Monke
 
 @pytest.fixture
 def instance() -> Instance:
-    pytest.importorskip("sigstore", reason="the optional extra sigstore is not installed")
+    pytest.importorskip(
+        "sigstore", reason="the optional extra sigstore is not installed (run: .venv/bin/pip install sigstore)"
+    )
     return Instance()
 
 
