@@ -127,6 +127,7 @@ class _Role:
         due = Due(self._settings.fetch)
         edits.changed.set()
         first = True
+        tidying: asyncio.Task[None] | None = None
         try:
             while True:
                 self._wake.clear()
@@ -142,6 +143,8 @@ class _Role:
                 if due.proposal(pipeline.fetcher, unanswered=len(pipeline.wanted.waiting)):
                     self._propose(pipeline)
                     edits.wrote(self._settings.lock_file)
+                    if tidying is None or tidying.done():
+                        tidying = asyncio.ensure_future(pipeline.tidy())
                 self._publish(pipeline.state)
                 if first:
                     notify.ready()
@@ -151,6 +154,8 @@ class _Role:
                 await asyncio.sleep(CALM_S)  # answers and images come in crowds
         finally:
             watching.cancel()
+            if tidying is not None:
+                tidying.cancel()
 
     def _propose(self, pipeline: Pipeline) -> None:
         pipeline.propose()

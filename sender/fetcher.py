@@ -10,28 +10,28 @@ import asyncio
 import json
 import ssl
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from time import time
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 import aiohttp
 import structlog
 
 from oci.closure import walk
 from oci.descriptor import Descriptor
-from oci.errors import ContentMismatch, OciError
+from oci.errors import ContentMismatch, OciError, StorageFull
 from oci.layout import Layout
 from oci.limits import MANIFEST_BYTES_MAX
 from oci.mirrors import distrust
-from oci.reference import parse_reference
 from oci.store import Source
-from protocol.release import ReleaseImage
+from protocol.release import Content, ReleaseImage
 from runtime.errors import UserError
 from runtime.terminal import Progress
+from sender.closures import closure_key
 from sender.config import Fetch, SenderSettings
 from sender.created import platforms_in
 from sender.desired import contents_of, read_image, release_image, write_image
@@ -39,10 +39,13 @@ from sender.images import ANY, PinnedImage, wanted_type
 from sender.journal import SenderJournal
 from sender.lock import Lock, LockEntry, closure_digest, lock_entry
 from sender.prepare import Preparer
+from sender.room import Room
 from sender.sources import Sources, Spooled
 from sender.verification import Held, Verification
 
 NOTE_S: Final = 0.3  # how often progress goes into the journal
+
+_T = TypeVar("_T")
 
 log = structlog.get_logger()
 
@@ -99,6 +102,7 @@ class Fetcher:
         self._verification = verification
         self._report = report
         self._wake = wake
+        self._room = Room(settings, preparer, spool.blobs)
         self._lock = Lock()
         self._look_afresh: set[PinnedImage] = set()  # held ones, whose signatures may come later
         self._jobs: dict[PinnedImage, asyncio.Task[None]] = {}
@@ -134,6 +138,7 @@ class Fetcher:
         self.ready = {pin: ready for pin, ready in self.ready.items() if pin in wanted}
         self.failed = {pin: error for pin, error in self.failed.items() if pin in wanted}
         self._meters = {pin: meter for pin, meter in self._meters.items() if pin in wanted}
+        self._room.needed.keep(wanted)
         for pin in [*self.ready, *self.failed]:
             line = lock.entries.get(pin.slot)
             known = self.ready.get(pin)
@@ -148,6 +153,10 @@ class Fetcher:
         """Try again what has failed, and look after what was ready: the spool may have lost something."""
         for pin in [*self.failed, *self.ready]:
             self._start(pin)
+
+    async def tidy(self) -> None:
+        """Keep spool and journal within their bounds; see eviction.py."""
+        await self._room.tidy(time())
 
     @property
     def busy(self) -> tuple[PinnedImage, ...]:
@@ -185,7 +194,9 @@ class Fetcher:
                     image = await self._fetch(pin)
             entry = await self._entry(pin, image)
             entry = entry.model_copy(update={"signers": await self._verify(pin, image, entry)})
-            self.objects += await self._preparer.queue(pin.label, contents_of(image), urgent=pin.options.urgent)
+            contents = contents_of(image)
+            queue = partial(self._preparer.queue, pin.label, contents, urgent=pin.options.urgent)
+            self.objects += await self._with_room(queue, contents)
         except Held as held:
             self._hold(pin, str(held))
         except (OciError, UserError, ValueError) as error:
@@ -209,13 +220,35 @@ class Fetcher:
         self._check_lock(pin, image)
         size = self._spool.blobs.size
         contents = contents_of(image)
+        self._room.needed.hold(pin, [part.digest for part in contents])
         there = await asyncio.to_thread(lambda: all(size(part.digest) == part.size for part in contents))
         return image if there else None
 
+    async def _with_room(self, step: Callable[[], Awaitable[_T]], contents: Sequence[Content]) -> _T:
+        """Do *step*; where the disk is full, once more if what was sent before could give way."""
+        try:
+            return await step()
+        except StorageFull:
+            if not await self._room.make(contents):
+                raise
+        return await step()
+
     async def _fetch(self, pin: PinnedImage) -> ReleaseImage:
         self._note(pin, "fetching")
-        meter = self._meters[pin] = Meter()
         source = await self._sources.of(pin)
+        with self._room.needed.walking():
+            image, blobs, foreign = await self._walk(pin, source)
+            contents = contents_of(image)
+            self._room.needed.hold(pin, [part.digest for part in contents])
+        async with self._room.of(pin, contents):
+            await self._with_room(partial(self._blobs, pin, source, blobs, foreign), contents)
+            self._journal.save_closure(self._key(pin), write_image(image), True, time())
+        return image
+
+    async def _walk(
+        self, pin: PinnedImage, source: Source
+    ) -> tuple[ReleaseImage, Sequence[Descriptor], Sequence[Descriptor]]:
+        """Return what the image comes to, its blobs, and those foreign ones that travel."""
         spooled = Spooled(source, self._spool)
         root = (await spooled.manifest(pin.digest)).descriptor
         types = artifact_types(self._settings.fetch, pin)
@@ -233,17 +266,20 @@ class Fetcher:
         image = release_image(pin.target, closure, foreign=bool(foreign))
         self._check_lock(pin, image)
         self._verification.check_descriptors(pin, image)
-        meter.total = sum(blob.size for blob in (*closure.blobs, *foreign))
+        return image, closure.blobs, foreign
+
+    async def _blobs(
+        self, pin: PinnedImage, source: Source, blobs: Sequence[Descriptor], foreign: Sequence[Descriptor]
+    ) -> None:
+        meter = self._meters[pin] = Meter()
+        meter.total = sum(blob.size for blob in (*blobs, *foreign))
         jobs = [
-            self._blob(pin, blob, lambda layer: source.blob(layer, verify=False), meter, source)
-            for blob in closure.blobs
+            self._blob(pin, blob, lambda layer: source.blob(layer, verify=False), meter, source) for blob in blobs
         ]
         jobs += [
             self._blob(pin, blob, lambda layer: self._sources.foreign_layer(source, layer), meter) for blob in foreign
         ]
         await _all(jobs)
-        self._journal.save_closure(self._key(pin), write_image(image), True, time())
-        return image
 
     async def _verify(self, pin: PinnedImage, image: ReleaseImage, entry: LockEntry) -> tuple[str, ...]:
         """Return who signed; Held after having arranged that what refers to the image is looked up afresh."""
@@ -372,26 +408,6 @@ class Fetcher:
         for pin in [pin for pin in bars if pin in self.ready or pin not in self._meters]:
             self._progress.remove(bars.pop(pin))
             self._meters.pop(pin, None)
-
-
-def closure_key(
-    name: str, digest: str, *, only: Sequence[str] = (), types: Sequence[str] = ANY, foreign: bool = False
-) -> str:
-    """Return what the journal knows a closure by: repositories differ in referrers, options in what comes along."""
-    return f"{name}@{digest} {'fetch' if foreign else 'leave'} only={','.join(only)} types={','.join(types)}"
-
-
-def closure_of(journal: SenderJournal, entry: LockEntry) -> ReleaseImage | None:
-    """Return the image that a line of the lock stands for, without tags; None if the journal does not know it."""
-    reference = parse_reference(entry.image)
-    types = ANY if entry.types is None else entry.types
-    known = journal.closure(
-        closure_key(reference.name, entry.digest, only=entry.only, types=types, foreign=entry.foreign)
-    )
-    if known is None:
-        return None
-    image = read_image({**known[0], "name": entry.target or reference.name})
-    return image if closure_digest(image) == entry.closure else None
 
 
 def artifact_types(fetch: Fetch, pin: PinnedImage) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ When to take which step is the role's business (fetch.py).
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict
@@ -26,6 +27,7 @@ from sender.intent import load_images
 from sender.journal import SenderJournal
 from sender.prepare import Preparer
 from sender.propose import LockFile, Proposer
+from sender.recall import Recall
 from sender.resolve import Wanted, resolve
 from sender.sources import Sources
 from sender.verification import Verification
@@ -55,6 +57,7 @@ class Pipeline:
         self._images: ImageList | None = None
         self._unreadable: list[str] = []
         self._decisions = Decisions(journal)
+        self._recall = Recall(settings, journal, report)
         self._stack = AsyncExitStack()
         self._lock_file = LockFile(settings.lock_file, report)
         self._proposer = Proposer(settings, journal, self._lock_file)
@@ -88,6 +91,7 @@ class Pipeline:
         self.want()
         await self.fetcher.settled()
         self.propose()
+        await self.tidy()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -135,7 +139,7 @@ class Pipeline:
         lock = self._lock_file.lock
         by_hand = [pin_by_hand(one) for one in self._decisions.by_hand()]
         self.wanted = resolve(self._images, self.watch.answers, lock, by_hand)
-        self.fetcher.want(self.wanted.pins, lock)
+        self.fetcher.want([*self.wanted.pins, *self._recall.pins()], lock)
         for reason in self.wanted.reasons:
             self._report(reason)
 
@@ -151,6 +155,13 @@ class Pipeline:
             self._journal.keep_images(kept)
         self.proposed = self._proposer.propose(self.wanted, self.fetcher.ready, faulty=faulty)
         self.failed = len(self.fetcher.failed) + len(self.faults) + len(self._held())
+
+    async def tidy(self) -> None:
+        """Keep spool and journal within their bounds; what stands in the way is reported, and stops nothing."""
+        try:
+            await self.fetcher.tidy()
+        except (OSError, sqlite3.OperationalError) as error:
+            self._report(f"{self._settings.state}: cannot be tidied up: {error}; it is tried after the next proposal")
 
     def document(self) -> dict[str, Any]:
         """Return what ``status`` shows of all this."""

@@ -18,10 +18,11 @@ from oci.limits import MANIFEST_BYTES_MAX
 from oci.store import Source
 from protocol.release import ReleaseImage
 from runtime.errors import UserError
+from sender.closures import closure_key
 from sender.config import SenderSettings
 from sender.created import created_in, created_of
 from sender.desired import read_image, release_image
-from sender.fetcher import advice, artifact_types, closure_key
+from sender.fetcher import advice, artifact_types
 from sender.images import PinnedImage, wanted_type
 from sender.journal import SenderJournal
 from sender.lock import Lock, closure_digest

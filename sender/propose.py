@@ -13,10 +13,11 @@ from pathlib import Path
 import structlog
 
 from runtime.errors import UserError
+from sender.closures import closure_of
 from sender.config import SenderSettings
 from sender.decisions import Decisions
 from sender.desired import desired_state
-from sender.fetcher import Ready, closure_of
+from sender.fetcher import Ready
 from sender.images import PinnedImage, Slot
 from sender.journal import SenderJournal
 from sender.lock import Lock, LockEntry, lock_text, read_lock, write_lock
