@@ -12,11 +12,11 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from oci.blobs import BlobStore, fsync_folder, make_folder, storage_errors
 from oci.descriptor import sha256_digest, short_digest
@@ -35,6 +35,7 @@ BATCH_MEMBERS_MAX: Final = 2_048
 _SAMPLES: Final = 8
 _SAMPLE_BYTES: Final = 64 * 1024
 _TEMP_PREFIX: Final = ".temp-"
+_T = TypeVar("_T")
 
 
 class Stopped(Exception):
@@ -90,9 +91,17 @@ class Preparer:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._worker, self._queue, label, contents, terms)
 
-    def _queue(self, label: str, contents: Sequence[Content], terms: Terms) -> int:
+    async def between(self, work: Callable[[SenderJournal], _T]) -> _T:
+        """Have *work* done in the thread that queues, and so never while contents are being queued."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, lambda: work(self._own_journal()))
+
+    def _own_journal(self) -> SenderJournal:
         if self._journal is None:
             self._journal = SenderJournal(self._settings.journal)
+        return self._journal
+
+    def _queue(self, label: str, contents: Sequence[Content], terms: Terms) -> int:
+        self._journal = self._own_journal()
         by_digest = {content.digest: content for content in contents}
         if terms.cleared:
             self._journal.clear(by_digest)
@@ -100,8 +109,12 @@ class Preparer:
             self._journal.make_urgent(by_digest)
         missing = [by_digest[digest] for digest in self._journal.not_carried(by_digest)]
         small = [content for content in missing if content.size <= SMALL_BYTES_MAX]
+        again = self._journal.evicted(content.digest for content in small)  # by themselves: these are not sent anew
         objects = 0
-        for members in _batches(small):
+        for members in (
+            *_batches([content for content in small if content.digest not in again]),
+            *_batches([content for content in small if content.digest in again]),
+        ):
             self._check_stop()
             self._queue_batch(label, members, terms)
             objects += 1
