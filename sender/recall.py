@@ -7,6 +7,7 @@ was sent while its release was kept is not sent anew.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from oci.reference import parse_reference
@@ -61,4 +62,5 @@ class Recall:
         options = Options(
             collection=entry.collection, target=entry.target or "", platforms=entry.only, referrers=entry.types
         )
-        return PinnedImage(parse_reference(entry.image), origin, options, rule="rollback", file="the rollback")
+        reference = replace(parse_reference(entry.image), digest=entry.digest)
+        return PinnedImage(reference, origin, options, rule="rollback", file="the rollback")

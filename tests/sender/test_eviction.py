@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oci.blobs import BlobStore
+from oci.client import Registry
 from oci.descriptor import sha256_digest
 from protocol.release import Content, ReleaseImage
 from runtime import keys
@@ -28,7 +30,7 @@ from sender.prepare import Preparer, Terms
 from sender.releases import Signer, desired_contents
 from sender.resend import resend
 from tests.oci_layout.images import layout_files, single_image
-from tests.sender.conftest import REPOSITORY_ROOT, Site, environment
+from tests.sender.conftest import REPOSITORY_ROOT, Site, Upstream, environment
 
 LARGE = 100_000  # a blob of its own; below that, batches
 
@@ -335,3 +337,33 @@ async def test_status_and_gc_tell(site: Site, world: World) -> None:
     code, _, err = await site.run("gc", "--free", "lots")
     assert (code, "--free: 'lots'" in err) == (2, True)
     assert not world.missing(world.protected())
+
+
+async def test_a_rollback_brings_back_what_was_evicted_and_sends_nothing_again(
+    site: Site, upstream: Upstream
+) -> None:
+    _, host = await upstream()
+    site.registries[host] = {"plain_http": True}
+    site.write({"image": f"{host}/app", "tags": ["1"], "follow": "digest"}, storage={"budget": "1GB"})
+    journal, signer, images = site.journal(), Ed25519PrivateKey.generate(), []
+    for text in ("first", "second"):
+        images.append(single_image(text))
+        async with Registry(host, plain_http=True) as registry:
+            await images[-1].push(registry.repository("app"), "1")
+        await site.round()
+        assert Signer(journal, signer).sign_approved()
+        for queued in journal.queue():
+            for _ in range(queued.passes_left):
+                journal.note_pass(queued.id, 1.0)
+    spool, first = BlobStore(site.settings().spool), images[0].all_files()
+    Evictor(site.settings(), journal).evict(1 << 40)
+    gone = [digest for digest in first if spool.size(digest) is None]
+    assert gone != []
+    roll_back(site.settings(), "default", 1)
+    assert Signer(journal, signer).sign_approved()
+    await site.round()
+    assert [digest for digest in first if spool.size(digest) is None] == []
+    assert journal.queue() == []
+    assert len(journal.carriers(first)) > 0
+    assert [image.root.digest for image in site.proposal()] == [images[1].root.descriptor.digest]
+    journal.close()
