@@ -57,7 +57,7 @@ class Figures:
 
 
 class Budget:
-    """See the module. *requests_per_second* is sustained; a second's worth may leave at once."""
+    """See the module. *requests_per_second* is sustained; some seconds' worth may leave at once."""
 
     def __init__(
         self,
@@ -76,7 +76,9 @@ class Budget:
         self.concurrency = concurrency
         self.blobs = blobs
         self._interval_s = 1 / requests_per_second
-        self._burst_s = max(0.0, 1.0 - self._interval_s)  # how far ahead of the sustained rate
+        self._burst_s = max(
+            0.0, limits.REQUEST_BURST_SECONDS - self._interval_s
+        )  # how far ahead of the sustained rate
         self._failures_max = failures_max
         self._clock = clock
         self._wall = wall

@@ -25,6 +25,7 @@ BACKOFF_SECONDS_BASE = 0.25
 BACKOFF_SECONDS_MAX = 30.0
 RETRY_AFTER_SECONDS_MAX = 120.0  # a longer wait is the caller's to plan
 REQUESTS_PER_SECOND = 20.0  # to one registry, unless told otherwise
+REQUEST_BURST_SECONDS = 5.0  # of the sustained rate at once: an image takes a dozen requests, and then none for long
 REQUESTS_AT_ONCE = 8
 BLOBS_AT_ONCE = 4
 BREAKER_FAILURES = 5  # in a row, until a registry is left alone

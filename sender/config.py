@@ -198,6 +198,13 @@ class Fetch(Section):
         return min(rates, default=REQUESTS_PER_SECOND), min(blobs, default=self.parallel)
 
 
+class Storage(Section):
+    """What is kept of what was fetched and sent."""
+
+    budget: Size | None = None  # of spool and coded files together
+    keep_releases: Annotated[int, Field(ge=1, le=10_000)] = 10  # of each collection
+
+
 class Webhook(Section):
     """Where registries may tell of pushes."""
 
@@ -247,6 +254,7 @@ class SenderSettings(Settings):
     repeats: Repeats = Repeats()
     schedule: Schedule = Schedule()
     fetch: Fetch = Fetch()
+    storage: Storage = Storage()
     webhook: Webhook | None = None
     logs: Logs = Logs()
 

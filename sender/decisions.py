@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from runtime.database import transaction
+from sender.desired import state_of
 from sender.journal import ReleaseRow, SenderJournal
 from sender.resolve import Answer, Tagged
 
@@ -177,14 +178,15 @@ class Decisions:
     # --- releases --------------------------------------------------------------------------------------------------
 
     def releases(self, collection: str | None = None) -> list[ReleaseRow]:
-        """Return all releases, oldest first; envelopes are left out."""
+        """Return all releases, oldest first; envelopes are left out, but where the images have to be read there."""
+        envelope = "CASE images WHEN '' THEN envelope ELSE x'' END"
         where, values = ("", ()) if collection is None else (" WHERE collection = ?", (collection,))
         rows = self._connection.execute(
-            f"SELECT collection, sequence, digest, images, x'', created, lock FROM releases{where}"  # noqa: S608
+            f"SELECT collection, sequence, digest, images, {envelope}, created, lock FROM releases{where}"  # noqa: S608
             " ORDER BY collection, sequence",
             values,
         )
-        return [ReleaseRow(*row) for row in rows]
+        return [_with_images(ReleaseRow(*row)) for row in rows]
 
     def release(self, collection: str, sequence: int) -> ReleaseRow | None:
         """Return one release."""
@@ -193,7 +195,7 @@ class Decisions:
             " WHERE collection = ? AND sequence = ?",
             (collection, sequence),
         ).fetchone()
-        return None if row is None else ReleaseRow(*row)
+        return None if row is None else _with_images(ReleaseRow(*row))
 
     def verdict(self, judged: str) -> tuple[str, ...] | None:
         """Return who signed what was found good before, None if it was not."""
@@ -229,6 +231,10 @@ class Decisions:
                 "DELETE FROM by_hand WHERE collection = ? AND reference = ?", (collection, reference)
             )
             return cursor.rowcount > 0
+
+
+def _with_images(row: ReleaseRow) -> ReleaseRow:
+    return row if row.images else replace(row, images=state_of(row.envelope))
 
 
 def _read_answer(document: dict[str, Any]) -> Answer:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from oci.closure import Closure
 from oci.descriptor import Descriptor
-from protocol.release import Content, ReleaseImage, images_document, parse_images
+from protocol.release import Content, Release, ReleaseImage, images_document, parse_images, parse_payload
 from sender.images import Slot
 
 
@@ -85,13 +85,27 @@ def desired_state(
             tags.setdefault(replace(old, tags=()), set()).update(_tags_in(kept))
     images = [replace(image, tags=tuple(sorted(names))) for image, names in tags.items()]
     images.sort(key=lambda image: (image.name, image.tags, image.root.digest))
-    document = images_document(_without_contradictions(images))
-    return json.dumps(document, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
+    return _canonical(_without_contradictions(images))
 
 
 def read_state(document: str | None) -> tuple[ReleaseImage, ...]:
     """Return the images of a proposal; none of none."""
     return parse_images(json.loads(document)) if document is not None else ()
+
+
+def state_of(envelope: bytes) -> str:
+    """Return the proposal that a release in an envelope of our own journal was made from."""
+    return _canonical(parse_envelope(envelope).images)
+
+
+def parse_envelope(envelope: bytes) -> Release:
+    """Return the release in an envelope of our own journal."""
+    size = int.from_bytes(envelope[4:8], "little")
+    return parse_payload(envelope[8 : 8 + size])
+
+
+def _canonical(images: Iterable[ReleaseImage]) -> str:
+    return json.dumps(images_document(images), ensure_ascii=True, separators=(",", ":"), sort_keys=True)
 
 
 def _tags_in(slots: Iterable[Slot]) -> Iterator[str]:

@@ -129,6 +129,7 @@ class _Role:
         due = Due(self._settings.fetch)
         edits.changed.set()
         first = True
+        tidying: asyncio.Task[None] | None = None
         try:
             while True:
                 self._wake.clear()
@@ -147,6 +148,8 @@ class _Role:
                         edits.wrote(self._settings.lock_file)
                         if pipeline.lock_edited:  # between our writing it and this
                             edits.changed.set()
+                    if tidying is None or tidying.done():
+                        tidying = asyncio.ensure_future(pipeline.tidy())
                 self._publish(pipeline.state)
                 if first:
                     notify.ready()
@@ -156,6 +159,8 @@ class _Role:
                 await asyncio.sleep(CALM_S)  # answers and images come in crowds
         finally:
             watching.cancel()
+            if tidying is not None:
+                tidying.cancel()
 
     def _propose(self, pipeline: Pipeline) -> None:
         pipeline.propose()

@@ -9,25 +9,25 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from time import time
-from typing import Final, cast
+from typing import TypeVar, cast
 from weakref import WeakValueDictionary
 
 import structlog
 
 from oci.closure import walk
 from oci.descriptor import Descriptor
-from oci.errors import ContentMismatch, OciError
+from oci.errors import ContentMismatch, OciError, StorageFull
 from oci.layout import Layout
 from oci.limits import MANIFEST_BYTES_MAX
 from oci.mirrors import distrust
 from oci.store import Source
-from protocol.release import ReleaseImage
+from protocol.release import Content, ReleaseImage
 from runtime.errors import UserError
 from runtime.terminal import Progress
 from sender.closures import artifact_types, closure_key
@@ -37,11 +37,13 @@ from sender.desired import contents_of, read_image, read_state, release_image, w
 from sender.images import ANY, PinnedImage, wanted_type
 from sender.journal import SenderJournal
 from sender.lock import Lock, LockEntry, closure_digest, lock_entry, mismatch
+from sender.meters import Meter, Meters
 from sender.prepare import Preparer, Terms
+from sender.room import Room
 from sender.sources import Sources, Spooled, advice
 from sender.verification import Held, Verification
 
-NOTE_S: Final = 0.3  # how often progress goes into the journal
+_T = TypeVar("_T")
 
 log = structlog.get_logger()
 
@@ -56,19 +58,6 @@ class Ready:
 
 class LockMismatch(ValueError):
     """The lock says of an image what cannot be so; ``str()`` says what."""
-
-
-class Meter:
-    """Bytes of one image, done and to do."""
-
-    def __init__(self) -> None:
-        self.done = 0
-        self.total = 0
-        self.noted = (0, 0)
-
-    def advance(self, count: int) -> None:
-        """Count bytes that have arrived, or were there already."""
-        self.done += count
 
 
 class Fetcher:
@@ -94,11 +83,11 @@ class Fetcher:
         self._journal = journal
         self._spool = spool
         self._preparer = preparer
-        self._progress = progress
         self._sources = sources
         self._verification = verification
         self._report = report
         self._wake = wake
+        self._room = Room(settings, preparer, spool.blobs)
         self.lock = Lock()  # as it was read or written last
         self._look_afresh: set[PinnedImage] = set()  # held ones, whose signatures may come later
         self._jobs: dict[PinnedImage, asyncio.Task[None]] = {}
@@ -111,11 +100,11 @@ class Fetcher:
             lambda: asyncio.Semaphore(settings.fetch.parallel_total)
         )
         self._being_fetched: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by digest
-        self._meters: dict[PinnedImage, Meter] = {}
+        self._meters = Meters(journal, progress)
         self._noting: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Fetcher:
-        self._noting = asyncio.ensure_future(self._note_progress())
+        self._noting = asyncio.ensure_future(self._meters.run())
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -134,6 +123,7 @@ class Fetcher:
         gone = [pin for known in (self._jobs, self.ready, self.failed) for pin in known if pin not in wanted]
         for pin in gone:
             self._forget(pin)
+        self._room.needed.keep(wanted)
         for pin in [*self.ready, *self.failed]:
             line = lock.entries.get(pin.slot)
             known = self.ready.get(pin)
@@ -149,7 +139,7 @@ class Fetcher:
             job.cancel()
         self.ready.pop(pin, None)
         self.failed.pop(pin, None)
-        self._meters.pop(pin, None)
+        self._meters.end(pin)
         self.version += 1
 
     def check(self) -> None:
@@ -162,6 +152,10 @@ class Fetcher:
         for pin in [*self.failed, *self.ready]:
             if pin not in self._jobs:
                 self._start(pin)
+
+    async def tidy(self) -> None:
+        """Keep spool and journal within their bounds; see eviction.py."""
+        await self._room.tidy(time())
 
     @property
     def busy(self) -> tuple[PinnedImage, ...]:
@@ -204,7 +198,9 @@ class Fetcher:
                     image = await self._fetch(pin)
             entry = await self._entry(pin, image)
             entry = entry.model_copy(update={"signers": await self._verify(pin, image, entry)})
-            self.objects += await self._preparer.queue(pin.label, contents_of(image), self._terms(pin, image))
+            contents = contents_of(image)
+            queue = partial(self._preparer.queue, pin.label, contents, self._terms(pin, image))
+            self.objects += await self._with_room(queue, contents)
         except Held as held:
             self._hold(pin, str(held))
         except (OciError, UserError, ValueError) as error:
@@ -213,6 +209,7 @@ class Fetcher:
             self._fail(pin, f"{error.filename or self._settings.state}: {error.strerror or error}")
         else:
             self.failed.pop(pin, None)
+            self._meters.end(pin)
             self.ready[pin] = Ready(image, entry)
             self._note(pin, "ready")
 
@@ -228,13 +225,35 @@ class Fetcher:
         self._check_lock(pin, image)
         size = self._spool.blobs.size
         contents = contents_of(image)
+        self._room.needed.hold(pin, [part.digest for part in contents])
         there = await asyncio.to_thread(lambda: all(size(part.digest) == part.size for part in contents))
         return image if there else None
 
+    async def _with_room(self, step: Callable[[], Awaitable[_T]], contents: Sequence[Content]) -> _T:
+        """Do *step*; where the disk is full, once more if what was sent before could give way."""
+        try:
+            return await step()
+        except StorageFull:
+            if not await self._room.make(contents):
+                raise
+        return await step()
+
     async def _fetch(self, pin: PinnedImage) -> ReleaseImage:
         self._note(pin, "fetching")
-        meter = self._meters[pin] = Meter()
         source = await self._sources.of(pin)
+        with self._room.needed.walking():
+            image, blobs, foreign = await self._walk(pin, source)
+            contents = contents_of(image)
+            self._room.needed.hold(pin, [part.digest for part in contents])
+        async with self._room.of(pin, contents):
+            await self._with_room(partial(self._blobs, pin, source, blobs, foreign), contents)
+            self._journal.save_closure(self._key(pin), write_image(image), True, time())
+        return image
+
+    async def _walk(
+        self, pin: PinnedImage, source: Source
+    ) -> tuple[ReleaseImage, Sequence[Descriptor], Sequence[Descriptor]]:
+        """Return what the image comes to, its blobs, and those foreign ones that travel."""
         spooled = Spooled(source, self._spool)
         root = (await spooled.manifest(pin.digest)).descriptor
         types = artifact_types(self._settings.fetch, pin)
@@ -252,17 +271,20 @@ class Fetcher:
         image = release_image(pin.target, closure, foreign=bool(foreign))
         self._check_lock(pin, image)
         self._verification.check_descriptors(pin, image)
-        meter.total = sum(blob.size for blob in (*closure.blobs, *foreign))
+        return image, closure.blobs, foreign
+
+    async def _blobs(
+        self, pin: PinnedImage, source: Source, blobs: Sequence[Descriptor], foreign: Sequence[Descriptor]
+    ) -> None:
+        meter = self._meters.begin(pin)
+        meter.total = sum(blob.size for blob in (*blobs, *foreign))
         jobs = [
-            self._blob(pin, blob, lambda layer: source.blob(layer, verify=False), meter, source)
-            for blob in closure.blobs
+            self._blob(pin, blob, lambda layer: source.blob(layer, verify=False), meter, source) for blob in blobs
         ]
         jobs += [
             self._blob(pin, blob, lambda layer: self._sources.foreign_layer(source, layer), meter) for blob in foreign
         ]
         await _all(jobs)
-        self._journal.save_closure(self._key(pin), write_image(image), True, time())
-        return image
 
     async def _verify(self, pin: PinnedImage, image: ReleaseImage, entry: LockEntry) -> tuple[str, ...]:
         """Return who signed; Held after having arranged that what refers to the image is looked up afresh."""
@@ -379,31 +401,6 @@ class Fetcher:
     def _note(self, pin: PinnedImage, state: str, error: str | None = None) -> None:
         reference, source = str(pin.reference), str(pin.origin)
         self._journal.note_image(pin.options.collection, reference, source, pin.digest, state, time(), error)
-
-    async def _note_progress(self) -> None:
-        """Show progress on the terminal and in the journal, the last state included."""
-        bars: dict[PinnedImage, int] = {}
-        try:
-            while True:
-                self._note_meters(bars)
-                await asyncio.sleep(NOTE_S)
-        finally:
-            self._note_meters(bars)
-            for bar in bars.values():
-                self._progress.remove(bar)
-
-    def _note_meters(self, bars: dict[PinnedImage, int]) -> None:
-        for pin, meter in list(self._meters.items()):
-            now = (meter.done, meter.total)
-            if now != meter.noted:
-                meter.noted = now
-                self._journal.note_progress(pin.options.collection, str(pin.reference), *now)
-                if pin not in bars:
-                    bars[pin] = self._progress.add(f"fetch {pin.label}")
-                self._progress.update(bars[pin], completed=meter.done, total=meter.total)
-        for pin in [pin for pin in bars if pin in self.ready or pin not in self._meters]:
-            self._progress.remove(bars.pop(pin))
-            self._meters.pop(pin, None)
 
 
 def _place(pin: PinnedImage) -> str:

@@ -132,8 +132,14 @@ class SenderJournal:
         query = (
             "SELECT 1 FROM carried JOIN objects ON objects.id = carried.object"
             " WHERE carried.digest = ? AND objects.passes_done > 0"
+            " UNION ALL SELECT 1 FROM evicted WHERE digest = ?"
         )
-        return [d for d in digests if self.connection.execute(query, (d,)).fetchone() is None]
+        return [d for d in digests if self.connection.execute(query, (d, d)).fetchone() is None]
+
+    def evicted(self, digests: Iterable[str]) -> set[str]:
+        """Return those contents that were sent, and whose bytes were removed then."""
+        found = self.connection.execute
+        return {d for d in digests if found("SELECT 1 FROM evicted WHERE digest = ?", (d,)).fetchone() is not None}
 
     def queue_object(
         self,
@@ -155,17 +161,20 @@ class SenderJournal:
         """Add an object to the end of the queue, carrying *contents*; return its id. Queued twice is queued once.
 
         With *urgent*, what else is queued and carries any of *contents* becomes urgent as well. What is not *cleared*
-        waits until :meth:`clear` is told of something that it carries.
+        waits until :meth:`clear` is told of something that it carries. What was sent whole before it was evicted has
+        no passes to go: it is there for the carousel, and counts as sent when it was.
         """
         contents = list(contents)
         with transaction(self.connection):
             row = self.connection.execute(
                 "SELECT id FROM objects WHERE digest = ? AND coded_digest = ?", (digest, coded_digest)
             ).fetchone()
+            sent = self._sent_before_eviction(contents)
             if row is None:
                 cursor = self.connection.execute(
                     "INSERT INTO objects (kind, coding, digest, content_size, coded_digest, coded_size, path, label,"
-                    " passes_left, queued, urgent, cleared) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    " passes_left, queued, urgent, passes_done, sent, cleared)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         kind,
                         coding,
@@ -175,10 +184,12 @@ class SenderJournal:
                         coded_size,
                         str(path),
                         label,
-                        passes,
+                        passes if sent is None else 0,
                         now,
-                        int(urgent),
-                        int(cleared),
+                        int(urgent and sent is None),
+                        int(sent is not None),
+                        sent,
+                        int(cleared or sent is not None),
                     ),
                 )
                 row = (cursor.lastrowid,)
@@ -188,6 +199,13 @@ class SenderJournal:
             if urgent:
                 self._mark_urgent({int(row[0])} | self.carriers(contents))
             return int(row[0])
+
+    def _sent_before_eviction(self, contents: list[str]) -> float | None:
+        """When the first of *contents* was sent, if all were sent and evicted; they are not evicted any more."""
+        find = self.connection.execute
+        rows = [find("SELECT sent FROM evicted WHERE digest = ?", (digest,)).fetchone() for digest in contents]
+        self.connection.executemany("DELETE FROM evicted WHERE digest = ?", [(digest,) for digest in contents])
+        return min((row[0] for row in rows if row is not None), default=None) if None not in rows else None
 
     def clear(self, digests: Iterable[str]) -> int:
         """Let the objects that carry these contents be sent; return how many waited for it."""
@@ -220,7 +238,7 @@ class SenderJournal:
 
     def next_epoch(self) -> int:
         """Return a strictly higher epoch than ever before; it is on disk when this returns."""
-        with self._durably():
+        with self.durably():
             row = self.connection.execute("SELECT epoch FROM epoch").fetchone()
             epoch = (row[0] if row else 0) + 1
             self.connection.execute("INSERT OR REPLACE INTO epoch VALUES (1, ?)", (epoch,))
@@ -236,7 +254,7 @@ class SenderJournal:
 
     def save_release(self, release: ReleaseRow) -> None:
         """Record a signed release, on disk before it may leave."""
-        with self._durably():
+        with self.durably():
             self.connection.execute(
                 "INSERT INTO releases (collection, sequence, digest, images, envelope, created, lock)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -330,11 +348,15 @@ class SenderJournal:
     def drop_object(self, object_id: int) -> None:
         """Forget an object whose bytes are gone, so that fetch prepares its contents again."""
         with transaction(self.connection):
-            self.connection.execute("DELETE FROM carried WHERE object = ?", (object_id,))
-            self.connection.execute("DELETE FROM objects WHERE id = ?", (object_id,))
+            self.forget_object(object_id)
+
+    def forget_object(self, object_id: int) -> None:
+        """Forget an object in the caller's transaction."""
+        self.connection.execute("DELETE FROM carried WHERE object = ?", (object_id,))
+        self.connection.execute("DELETE FROM objects WHERE id = ?", (object_id,))
 
     @contextmanager
-    def _durably(self) -> Iterator[None]:
+    def durably(self) -> Iterator[None]:
         """A transaction that is on disk when the block ends (SQLite: synchronous=FULL syncs the log at commit)."""
         self.connection.execute("PRAGMA synchronous = FULL")
         try:

@@ -51,4 +51,10 @@ MIGRATIONS: Final = (
         collection TEXT NOT NULL, reference TEXT NOT NULL, urgent INTEGER NOT NULL, added REAL NOT NULL,
         PRIMARY KEY (collection, reference));
     """,
+    """
+    CREATE TABLE evicted (           -- contents of kept releases that were sent, and of which the bytes are gone
+        digest TEXT PRIMARY KEY, sent REAL NOT NULL);
+    CREATE INDEX carried_object ON carried (object);
+    CREATE INDEX objects_path ON objects (path);
+    """,
 )

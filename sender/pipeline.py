@@ -9,6 +9,7 @@ When to take which step is the role's business (fetch.py).
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict
@@ -27,6 +28,7 @@ from sender.intent import load_images
 from sender.journal import SenderJournal
 from sender.prepare import Preparer
 from sender.propose import LockFile, Proposer
+from sender.recall import Recall
 from sender.resolve import Wanted, resolve
 from sender.sources import Sources
 from sender.verification import Verification
@@ -59,6 +61,7 @@ class Pipeline:
         self._wanted_of: object = None  # what the wanted images were made from
         self._proposed_of: object = None
         self._decisions = Decisions(journal)
+        self._recall = Recall(settings, journal, report)
         self._stack = AsyncExitStack()
         self._lock_file = LockFile(settings.lock_file, report)
         self._proposer = Proposer(settings, journal, self._lock_file)
@@ -92,6 +95,7 @@ class Pipeline:
         self.want()
         await self.fetcher.settled()
         self.propose()
+        await self.tidy()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -146,13 +150,19 @@ class Pipeline:
             return
         self.fetcher.check()
         self.watch.check()
-        lock, by_hand = self._lock_file.lock, self._decisions.by_hand()
-        made_of = (self._images_version, self.watch.version, self._lock_file.version, tuple(by_hand))
+        lock, by_hand, recalled = self._lock_file.lock, self._decisions.by_hand(), self._recall.pins()
+        made_of = (
+            self._images_version,
+            self.watch.version,
+            self._lock_file.version,
+            tuple(by_hand),
+            tuple(recalled),
+        )
         if made_of == self._wanted_of:
             return
         self._wanted_of = made_of
         self.wanted = resolve(self._images, self.watch.answers, lock, map(pin_by_hand, by_hand))
-        self.fetcher.want(self.wanted.pins, lock)
+        self.fetcher.want([*self.wanted.pins, *recalled], lock)
         for reason in self.wanted.reasons:
             self._report(reason)
 
@@ -181,6 +191,13 @@ class Pipeline:
         self.proposed = self._proposer.propose(self.wanted, self.fetcher.ready, faulty=faulty)
         self.watch.lock = self.fetcher.lock = self._lock_file.lock
         self.failed = len(self.fetcher.failed) + len(self.faults) + len(self._held())
+
+    async def tidy(self) -> None:
+        """Keep spool and journal within their bounds; what stands in the way is reported, and stops nothing."""
+        try:
+            await self.fetcher.tidy()
+        except (OSError, sqlite3.OperationalError) as error:
+            self._report(f"{self._settings.state}: cannot be tidied up: {error}; it is tried after the next proposal")
 
     def document(self) -> dict[str, Any]:
         """Return what ``status`` shows of all this."""

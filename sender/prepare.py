@@ -10,13 +10,15 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from oci.blobs import BlobStore, fsync_folder, make_folder, storage_errors
 from oci.descriptor import sha256_digest, short_digest
@@ -35,6 +37,7 @@ BATCH_MEMBERS_MAX: Final = 2_048
 _SAMPLES: Final = 8
 _SAMPLE_BYTES: Final = 64 * 1024
 _TEMP_PREFIX: Final = ".temp-"
+_T = TypeVar("_T")
 
 
 class Stopped(Exception):
@@ -59,6 +62,21 @@ class Terms:
     cleared: bool = True
 
 
+class _Urgent:
+    """Work that goes before other work, and what it comes to."""
+
+    def __init__(self, work: Callable[[], int]) -> None:
+        self.future: Future[int] = Future()
+        self._work = work
+
+    def do(self) -> None:
+        """Do it; the future tells."""
+        try:
+            self.future.set_result(self._work())
+        except BaseException as error:
+            self.future.set_exception(error)
+
+
 class Preparer:
     """Queues contents. Use as a context manager; leaving it drops unfinished work within a chunk's time."""
 
@@ -68,7 +86,9 @@ class Preparer:
         self._folder = settings.coded
         self._stop = threading.Event()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
-        self._journal: SenderJournal | None = None  # of the worker's thread
+        self._urgent: queue.SimpleQueue[_Urgent] = queue.SimpleQueue()
+        self._serving = False  # of the worker's thread, as is the journal
+        self._journal: SenderJournal | None = None
 
     def __enter__(self) -> Preparer:
         make_folder(self._folder)
@@ -88,11 +108,40 @@ class Preparer:
         Raises OciError (StorageFull, NotFound) and Stopped.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._worker, self._queue, label, contents, terms)
+        if not terms.urgent:
+            return await loop.run_in_executor(self._worker, self._queue, label, contents, terms)
+        # A layer of gigabytes may be in the works: this is done between two of its chunks.
+        work = _Urgent(partial(self._queue, label, contents, terms))
+        self._urgent.put(work)
+        self._worker.submit(self._serve_urgent)
+        return await asyncio.wrap_future(work.future)
 
-    def _queue(self, label: str, contents: Sequence[Content], terms: Terms) -> int:
+    async def between(self, work: Callable[[SenderJournal], _T]) -> _T:
+        """Have *work* done in the thread that queues, and so never while contents are being queued."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, lambda: work(self._own_journal()))
+
+    def _serve_urgent(self) -> None:
+        """Do what is urgent, in the middle of other work if need be; at once done is nothing in the middle of it."""
+        if self._serving:
+            return
+        self._serving = True
+        try:
+            while True:
+                work = self._urgent.get_nowait()
+                if work.future.set_running_or_notify_cancel():
+                    work.do()
+        except queue.Empty:
+            pass
+        finally:
+            self._serving = False
+
+    def _own_journal(self) -> SenderJournal:
         if self._journal is None:
             self._journal = SenderJournal(self._settings.journal)
+        return self._journal
+
+    def _queue(self, label: str, contents: Sequence[Content], terms: Terms) -> int:
+        self._journal = self._own_journal()
         by_digest = {content.digest: content for content in contents}
         if terms.cleared:
             self._journal.clear(by_digest)
@@ -100,13 +149,18 @@ class Preparer:
             self._journal.make_urgent(by_digest)
         missing = [by_digest[digest] for digest in self._journal.not_carried(by_digest)]
         small = [content for content in missing if content.size <= SMALL_BYTES_MAX]
+        again = self._journal.evicted(content.digest for content in small)  # by themselves: these are not sent anew
         objects = 0
-        for members in _batches(small):
+        for members in (
+            *_batches([content for content in small if content.digest not in again]),
+            *_batches([content for content in small if content.digest in again]),
+        ):
             self._check_stop()
             self._queue_batch(label, members, terms)
             objects += 1
         for content in missing:
-            if content.size > SMALL_BYTES_MAX:
+            # what was urgent meanwhile may have been the same
+            if content.size > SMALL_BYTES_MAX and self._journal.not_carried([content.digest]):
                 self._check_stop()
                 self._queue_blob(label, content, terms)
                 objects += 1
@@ -157,11 +211,12 @@ class Preparer:
         """Write the coded bytes to a file named by their SHA-256: temp file, fsync, rename, fsync of the folder."""
         hashing = hashlib.sha256()
         size = 0
-        temp = self._folder / f"{_TEMP_PREFIX}{os.getpid()}"
+        temp = self._folder / f"{_TEMP_PREFIX}{os.getpid()}-{int(self._serving)}"
         try:
             with storage_errors(temp), temp.open("wb") as file:
                 for chunk in chunks:
                     self._check_stop()
+                    self._serve_urgent()
                     hashing.update(chunk)
                     size += len(chunk)
                     file.write(chunk)

@@ -14,11 +14,11 @@ from oci.closure import walk
 from oci.errors import OciError
 from oci.layout import Layout
 from oci.reference import Reference, parse_reference
-from protocol.release import Release, ReleaseImage, parse_images, parse_payload, payload_digest, payload_of
+from protocol.release import Release, ReleaseImage, parse_images, payload_digest, payload_of
 from runtime.errors import UserError
 from sender.config import SenderSettings
 from sender.decisions import Decisions
-from sender.desired import desired_state, release_image
+from sender.desired import desired_state, parse_envelope, release_image
 from sender.images import Origin, parse_origin
 from sender.journal import SenderJournal
 from sender.lock import Archived, Lock, LockEntry, lock_text, mismatch, read_lock
@@ -53,12 +53,6 @@ def archived_lock(settings: SenderSettings, collection: str, sequence: int) -> s
     archived = Archived(collection, sequence, found.previous, found.created, release.digest)
     entries = read_lock((lock_text([]) + release.lock).encode(), f"the lock of {collection} {sequence}")[0].entries
     return lock_text(entries.values(), archived)
-
-
-def parse_envelope(envelope: bytes) -> Release:
-    """Return the release in an envelope of our own journal."""
-    size = int.from_bytes(envelope[4:8], "little")
-    return parse_payload(envelope[8 : 8 + size])
 
 
 def reproduce(settings: SenderSettings, path: Path) -> Reproduced:

@@ -82,6 +82,10 @@ link:
 #     quay.io:
 #       location: mirror.example/quay  # ask a mirror instead; images keep their names
 
+# storage:
+#   budget: 200GB                  # of what is fetched and coded; what was sent goes, oldest first. Default: no limit
+#   keep_releases: 10              # of each collection; what these held is known as sent after it was removed
+
 # webhook:                         # where registries may tell of pushes, to be looked at at once
 #   listen: 127.0.0.1:8081         # POST /hook with Authorization: Bearer SECRET, or POST /hook/SECRET
 #   secret_file: keys/webhook.secret   # one line, not for everyone to read

@@ -61,7 +61,17 @@ def collect(journal: SenderJournal, now: float) -> dict[str, Any]:
         "epoch": journal.epoch(),
         "fetch": live.get("fetch", {}),
         "transmit": live.get("transmit", {}),
+        "storage": _storage(live.get("storage", {})),
         **totals,
+    }
+
+
+def _storage(live: dict[str, Any]) -> dict[str, Any]:
+    last = live.get("evicted_last")
+    return {
+        "used_bytes": live.get("used_bytes"),
+        "budget_bytes": live.get("budget_bytes"),
+        "evicted_last": {**last, "time": _time(last["time"])} if last else None,
     }
 
 
@@ -132,7 +142,22 @@ def _print(found: dict[str, Any]) -> None:
     if window := _window(found["transmit"]):
         print(f"window      {window}")
     print(f"sent        {_objects(found['sent_objects'])}, {human_bytes(found['sent_bytes'])}")
+    if spool := _spool(found["storage"]):
+        print(f"spool       {spool}")
     print(f"epoch       {found['epoch'] or 'none yet'}")
+
+
+def _spool(storage: dict[str, Any]) -> str | None:
+    if storage["used_bytes"] is None:
+        return None
+    text = human_bytes(storage["used_bytes"])
+    if storage["budget_bytes"] is not None:
+        text += f" of {human_bytes(storage['budget_bytes'])}"
+    last = storage["evicted_last"]
+    if last:
+        gone = human_bytes(last["bytes"] + last["orphan_bytes"])
+        text += f"; last evicted: {_objects(last['objects'])}, {gone}, {last['time']}"
+    return text
 
 
 def _amount(image: dict[str, Any]) -> str:

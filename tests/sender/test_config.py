@@ -166,6 +166,7 @@ def test_what_init_writes_is_valid_also_with_every_key_in_use(tmp_path: Path) ->
         "link": {"interface", "burst"},
         "webhook": True,  # off unless it is there
         "schedule": {"timezone", "windows"},
+        "storage": {"budget"},
     }
     assert full.model_dump(exclude=ignore) == settings.model_dump(exclude=ignore)
     dumped = json.loads(full.model_dump_json())

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import random
+import threading
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from oci.blobs import BlobStore
 from oci.descriptor import sha256_digest
+from oci.errors import OciError
 from protocol import coding
 from protocol.batch import unpack
 from protocol.objects import Coding, Kind
@@ -97,6 +102,37 @@ async def test_an_urgent_image_takes_along_what_bulk_objects_carry_for_it_until_
     journal.repeat_objects({first.id})
     assert [each.urgent for each in site.queue() if each.id == first.id] == [False], "a repetition is bulk again"
     journal.close()
+
+
+async def test_what_is_urgent_is_prepared_in_the_middle_of_a_layer_that_takes_its_time(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, urgent_done, real = threading.Event(), threading.Event(), prepare.compress
+
+    def slow(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
+        begun.set()
+        while not urgent_done.is_set():
+            time.sleep(0.005)
+            yield b""
+        yield from real(chunks, size)
+
+    text, shared = b"checkvalve " * 100_000, b"shared " * 100_000
+    bulk, urgent = put(site, text, shared), put(site, NOISE.randbytes(SMALL * 2), b"small", shared)
+    settings = site.settings()
+    with Preparer(settings, BlobStore(settings.spool)) as preparer:
+        monkeypatch.setattr(prepare, "compress", slow)
+        in_the_works = asyncio.ensure_future(preparer.queue("bulk:1", bulk))
+        assert await asyncio.to_thread(begun.wait, 10)
+        monkeypatch.setattr(prepare, "compress", real)
+        assert await asyncio.wait_for(preparer.queue("urgent:1", urgent, Terms(urgent=True)), 10) == 3
+        assert [(one.label.partition(":")[0], one.urgent) for one in site.queue()] == [("urgent", True)] * 3
+        urgent_done.set()
+        assert await in_the_works == 1, "what both need is queued once"
+        gone = asyncio.ensure_future(preparer.queue("gone:1", [Content("a/b", "sha256:" + "0" * 64, 1)], Terms(True)))
+        with pytest.raises(OciError):
+            await gone
+    assert [one.digest for one in site.queue()][-1] == bulk[0].digest
+    assert not list(settings.coded.glob(f"{prepare._TEMP_PREFIX}*"))
 
 
 async def test_text_is_compressed_noise_is_not_and_both_come_back(site: Site) -> None:
