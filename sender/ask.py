@@ -38,12 +38,12 @@ async def ask(
     try:
         listed = await _listed(rule, source, before)
         if listed is None:
-            meant, etag = [*before.tags, *before.failures], before.etag
+            meant, etag, dates = [*before.tags, *before.failures], before.etag, before.dates
         else:
             meant, etag = await asyncio.to_thread(rule.tags.candidates, listed.tags), listed.etag
             if not meant:
                 return replace(before, error=None, warning=_nothing(rule, listed.tags), etag=None)
-            meant = await _newest(rule, source, meant)
+            meant, dates = await _newest(rule, source, meant, before.dates)
     except SlowPattern as error:
         return replace(before, error=str(error), warning=None)
     except OciError as error:
@@ -75,7 +75,7 @@ async def ask(
             found[tag] = Tagged(root.digest, root.media_type, root.size, now())
 
     await asyncio.gather(*map(look, meant))
-    return Answer({tag: found[tag] for tag in meant if tag in found}, failures, etag=etag)
+    return Answer({tag: found[tag] for tag in meant if tag in found}, failures, etag=etag, dates=dates)
 
 
 async def _listed(rule: Rule, source: Upstream | Source, before: Answer) -> TagList | None:
@@ -95,24 +95,32 @@ async def _moved(source: Upstream | Source, tag: str, known: Tagged | None) -> D
     return await source.resolve(tag)
 
 
-async def _newest(rule: Rule, source: Source, meant: list[str]) -> list[str]:
-    """Return what ``keep`` leaves; OciError where it needs dates and cannot have them."""
+async def _newest(
+    rule: Rule, source: Source, meant: list[str], before: Mapping[str, float | None]
+) -> tuple[list[str], dict[str, float | None]]:
+    """Return what ``keep`` leaves, and the dates by digest that it took; OciError where it cannot have them.
+
+    *before* are dates that are known already: of these only the digest is asked for.
+    """
     if not rule.tags.needs_dates(meant):
-        return rule.tags.newest(meant)
+        return rule.tags.newest(meant), {}
     if len(meant) > DATED_MAX:
         raise OciError(
             f"keep newest {rule.tags.keep} of {len(meant):,} tags that are no versions needs the date of each; "
             f"narrow the rule to {DATED_MAX:,} tags at most"
         )
     slots = asyncio.Semaphore(_AT_ONCE)
+    dates: dict[str, float | None] = {}
 
     async def date(tag: str) -> float | None:
         async with slots:
-            return await created_of(source, tag)
+            digest = (await source.resolve(tag)).digest
+            dates[digest] = before[digest] if digest in before else await created_of(source, digest)
+            return dates[digest]
 
-    dates = await asyncio.gather(*map(date, meant))
-    known = {tag: moment for tag, moment in zip(meant, dates, strict=True) if moment is not None}
-    return rule.tags.newest(meant, known)
+    found = await asyncio.gather(*map(date, meant))
+    known = {tag: moment for tag, moment in zip(meant, found, strict=True) if moment is not None}
+    return rule.tags.newest(meant, known), dates
 
 
 def _of_lock(entry: LockEntry) -> Tagged:

@@ -244,4 +244,5 @@ def _read_answer(document: dict[str, Any]) -> Answer:
         error=document["error"],
         warning=document["warning"],
         etag=document["etag"],
+        dates=document["dates"],
     )

@@ -36,6 +36,7 @@ class Answer:
     error: str | None = None
     warning: str | None = None
     etag: str | None = None  # of the list of tags
+    dates: Mapping[str, float | None] = field(default_factory=dict)  # by digest, where `keep` went by them
 
 
 @dataclass(frozen=True, slots=True)

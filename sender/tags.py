@@ -19,6 +19,9 @@ MATCH_S_MAX: Final = 1.0  # for one tag of at most 128 characters; what takes lo
 _VERSION: Final = re.compile(
     r"v?(\d{1,18})(?:\.(\d{1,18}))?(?:\.(\d{1,18}))?(?:-([0-9A-Za-z]+(?:[.-][0-9A-Za-z]+)*))?", re.ASCII
 )
+_HANGER: Final = re.compile(
+    r"sha(256|512)-[0-9a-f]{64,128}(\.[a-z]+)?", re.ASCII
+)  # signatures and the like: no image
 _ANCHOR: Final = re.compile(r"\d+(?:\.\d+)*")
 
 
@@ -134,7 +137,7 @@ class TagRule:
             found = self.semver.matching(self._versions(tags))
         else:
             assert self.pattern is not None
-            found = self.pattern.matching(tags)
+            found = self.pattern.matching(tag for tag in tags if not _HANGER.fullmatch(tag))
         for pattern in self.exclude:
             excluded = set(pattern.matching(found))
             found = [tag for tag in found if tag not in excluded]

@@ -147,14 +147,16 @@ class Watch:
 
     def poke(self, name: str) -> int:
         """Ask at once about the rules whose repository is *name*, with or without its registry; return how many."""
-        found = [
-            key
-            for key, rule in self._rules.items()
-            if name in (rule.reference.name, rule.reference.repository) and key in self._pokes
-        ]
+        found = [key for key, rule in self._rules.items() if name in self._names(rule) and key in self._pokes]
         for key in found:
             self._pokes[key].set()
         return len(found)
+
+    def _names(self, rule: Rule) -> tuple[str, ...]:
+        """What a registry may call the repository of *rule*: its own name, or where it is asked, host or no host."""
+        host, path = rule.reference.registry, rule.reference.repository
+        place, before = self._settings.fetch.access(host).place(host)
+        return (rule.reference.name, path, f"{place}/{before}{path}", before + path)
 
     async def _keep_asking(self, key: str) -> None:
         while True:

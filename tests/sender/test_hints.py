@@ -32,3 +32,19 @@ async def test_a_hint_that_comes_before_the_tag_has_moved(site: Site, upstream: 
         await after.push(layout.repository("app"), "1")
         await until(lambda: means() == [after.root.descriptor.digest], 5)
     journal.close()
+
+
+async def test_a_hint_names_a_registry_by_where_it_is_asked(site: Site, upstream: Upstream) -> None:
+    layout, host = await upstream()
+    await single_image("one").push(layout.repository("hub/app"), "1")
+    site.registries = {"up.example": {"plain_http": True, "location": f"{host}/hub"}}
+    site.write({"image": "up.example/app", "tags": ["1"], "follow": "digest", "interval": "1h"})
+    journal = site.journal()
+    async with Pipeline(site.settings(), journal, site.said.append) as pipeline:
+        await pipeline.load(must=True)
+        pipeline.watch.follow()
+        assert [pipeline.watch.poke(name) for name in (f"{host}/hub/app", "hub/app", "up.example/app", "app")] == [
+            1
+        ] * 4
+        assert pipeline.watch.poke(f"{host}/app") == 0
+    journal.close()

@@ -45,6 +45,11 @@ def test_a_regular_expression_must_match_the_whole_tag_and_exclusions_too() -> N
     assert rule.candidates(TAGS) == ["1.27", "1.27.0", "1.28.1"]
 
 
+def test_tags_that_hang_on_an_image_are_no_images() -> None:
+    hangers = [f"sha256-{'a' * 64}", f"sha256-{'a' * 64}.sig", f"sha512-{'b' * 128}.att"]
+    assert TagRule(pattern=Pattern(".*")).candidates([*hangers, "sha256-x", "1"]) == ["sha256-x", "1"]
+
+
 @pytest.mark.parametrize("text", ["", "latest", "^^1", ">=", "1.2.3.4", "^1 &&"])
 def test_what_is_no_range(text: str) -> None:
     with pytest.raises(ValueError, match="is not a semver range; give e"):
