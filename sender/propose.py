@@ -124,6 +124,7 @@ class Proposer:
         """Propose what is ready; with *faulty* intent nothing is taken away. Return whether anything has changed."""
         settled = {pin.slot: ready[pin] for pin in wanted.pins if pin in ready}
         unsettled = {pin.slot for pin in wanted.pins if pin not in ready}
+        unsettled |= self._not_replaced(wanted, ready)
 
         def keeps(slot: Slot) -> bool:
             return faulty or slot in unsettled or wanted.keeps(slot)
@@ -138,6 +139,13 @@ class Proposer:
         for collection in sorted(collections):
             changed |= self._propose_one(collection, settled, keeps)
         return changed
+
+    def _not_replaced(self, wanted: Wanted, ready: dict[PinnedImage, Ready]) -> set[Slot]:
+        """Return what `keep newest` lets go of, as long as what takes its place is not ready."""
+        coming = {(*pin.slot[:2], pin.rule) for pin in wanted.pins if pin not in ready and "keep newest" in pin.rule}
+        return {
+            slot for lines in self._lines.values() for slot, line in lines.items() if (*slot[:2], line.rule) in coming
+        }
 
     def _propose_one(self, collection: str, settled: dict[Slot, Ready], keeps: Callable[[Slot], bool]) -> bool:
         mine = {slot: one for slot, one in settled.items() if slot[0] == collection}

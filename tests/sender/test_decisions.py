@@ -281,3 +281,18 @@ async def test_sent_by_hand_goes_before_what_images_yaml_says(site: Site, host: 
     ):
         with pytest.raises(UserError, match=said):
             send(site.settings(), text, "default", urgent=False, drop=False)
+
+
+async def test_what_keep_lets_go_of_stays_until_its_successor_is_ready(site: Site, host: str) -> None:
+    await push(host, "1.0.0", "one")
+    newest = {"image": f"{host}/team/app", "tags": {"semver": "^1", "keep": 1}}
+    site.write({**newest, "verify": {"max_blob": "50kB"}})
+    await site.round()
+    assert [image.tags for image in site.proposal()] == [("1.0.0",)]
+    await push(host, "1.1.0", "a larger one " * 9_000)
+    await site.round()
+    assert "held: blob" in site.said[0]
+    assert [image.tags for image in site.proposal()] == [("1.0.0",)]
+    site.write({**newest, "verify": {"max_blob": "10MB"}})
+    await site.round()
+    assert [image.tags for image in site.proposal()] == [("1.1.0",)]
