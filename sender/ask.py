@@ -38,7 +38,7 @@ async def ask(
     try:
         listed = await _listed(rule, source, before)
         if listed is None:
-            meant, etag, dates = [*before.tags, *before.failures], before.etag, before.dates
+            meant, etag, dates = list({**before.tags, **before.failures}), before.etag, before.dates
         else:
             meant, etag = await asyncio.to_thread(rule.tags.candidates, listed.tags), listed.etag
             if not meant:
@@ -52,6 +52,7 @@ async def ask(
         return replace(before, error=f"{rule.key}: means {len(meant):,} tags; narrow it to {TAGS_MAX:,} at most")
     found: dict[str, Tagged] = {}
     failures: dict[str, str] = {}
+    unreachable: list[str] = []
     slots = asyncio.Semaphore(_AT_ONCE)
 
     async def look(tag: str) -> None:
@@ -64,10 +65,11 @@ async def ask(
             async with slots:
                 root = await _moved(source, tag, known)
         except OciError as error:
-            if known is not None and not isinstance(error, NotFound):
-                found[tag] = known
-            else:
-                failures[tag] = f"tag {tag}: {advice(error)}"
+            failures[tag] = f"tag {tag}: {advice(error)}"
+            if not isinstance(error, NotFound):
+                unreachable.append(advice(error))
+                if known is not None:
+                    found[tag] = known
             return
         if known is not None and (root is None or root.digest == known.digest):
             found[tag] = known
@@ -75,6 +77,8 @@ async def ask(
             found[tag] = Tagged(root.digest, root.media_type, root.size, now())
 
     await asyncio.gather(*map(look, meant))
+    if len(unreachable) == len(meant):  # one line for a registry that does not answer, not one for each tag
+        return replace(before, error=f"{rule.key}: {unreachable[0]}", warning=None)
     return Answer({tag: found[tag] for tag in meant if tag in found}, failures, etag=etag, dates=dates)
 
 

@@ -32,7 +32,7 @@ class Answer:
     """
 
     tags: Mapping[str, Tagged] = field(default_factory=dict)  # the tags that the rule means
-    failures: Mapping[str, str] = field(default_factory=dict)  # tags of these that could not be asked about, and why
+    failures: Mapping[str, str] = field(default_factory=dict)  # tags that could not be asked about, and why
     error: str | None = None
     warning: str | None = None
     etag: str | None = None  # of the list of tags
@@ -93,7 +93,7 @@ class _Resolver:
         if answer is None:
             return
         for tag, reason in answer.failures.items():
-            self._hold_tag(rule, tag, f"{rule.where}: {reason}")
+            self._hold_tag(rule, tag, f"{rule.where}: {reason}", known=tag in answer.tags)
         for tag, found in answer.tags.items():
             pin = rule.pinned(tag, found.digest)
             locked = self._locked(pin)
@@ -117,10 +117,10 @@ class _Resolver:
             if entry.rule == rule.text and entry.slot[:2] == name and (entry.target or "") == rule.options.target:
                 self.want(rule.pinned(entry.slot[2], entry.digest))
 
-    def _hold_tag(self, rule: Rule, tag: str, reason: str) -> None:
+    def _hold_tag(self, rule: Rule, tag: str, reason: str, *, known: bool) -> None:
         pin = rule.pinned(tag, "")
         locked = self._locked(pin)
-        if locked is not None:  # its bytes may well be here: only the question failed
+        if locked is not None and not known:  # its bytes may well be here: only the question failed
             self.want(rule.pinned(tag, locked.digest))
         self._held[pin.slot] = reason
 
