@@ -33,6 +33,9 @@ class Recall:
     def pins(self) -> list[PinnedImage]:
         """Return the images of rollbacks whose contents no object carries; they stay until the rollback ends."""
         rollbacks = {(name, one.proposal.updated): one for name, one in self._decisions.rollbacks().items()}
+        if not rollbacks:
+            self._seen, self._pins = None, {}
+            return []
         seen = (set(rollbacks), self._journal.newest_object())
         if self._seen != seen:
             self._seen = seen
