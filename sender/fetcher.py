@@ -20,7 +20,6 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from oci.closure import walk
 from oci.descriptor import Descriptor
 from oci.errors import ContentMismatch, OciError, StorageFull
 from oci.layout import Layout
@@ -30,11 +29,11 @@ from oci.store import Source
 from protocol.release import Content, ReleaseImage
 from runtime.errors import UserError
 from runtime.terminal import Progress
-from sender.closures import artifact_types, closure_key
+from sender.closures import artifact_types, key_of, line_of, walk_pin
 from sender.config import Collection, SenderSettings
 from sender.created import platforms_in
 from sender.desired import contents_of, read_image, read_state, release_image, write_image
-from sender.images import ANY, PinnedImage, wanted_type
+from sender.images import ANY, PinnedImage
 from sender.journal import SenderJournal
 from sender.lock import Lock, LockEntry, closure_digest, lock_entry, mismatch
 from sender.meters import Meter, Meters
@@ -54,10 +53,6 @@ class Ready:
 
     image: ReleaseImage
     entry: LockEntry
-
-
-class LockMismatch(ValueError):
-    """The lock says of an image what cannot be so; ``str()`` says what."""
 
 
 class Fetcher:
@@ -117,7 +112,6 @@ class Fetcher:
 
     def want(self, pins: Iterable[PinnedImage], lock: Lock) -> None:
         """Fetch these images, urgent ones first, and no others; what has failed is left to :meth:`retry`."""
-        self.check()
         before, self.lock = self.lock, lock
         wanted = dict.fromkeys(sorted(pins, key=lambda pin: not pin.options.urgent))
         gone = [pin for known in (self._jobs, self.ready, self.failed) for pin in known if pin not in wanted]
@@ -215,7 +209,7 @@ class Fetcher:
 
     async def _complete_before(self, pin: PinnedImage) -> ReleaseImage | None:
         """Return the image if it was fetched whole before and the spool still has everything."""
-        known = self._journal.closure(self._key(pin))
+        known = self._journal.closure(key_of(self._settings.fetch, pin))
         if known is None or not known[1]:
             return None
         image = read_image({**known[0], "name": pin.target})
@@ -247,7 +241,7 @@ class Fetcher:
             self._room.needed.hold(pin, [part.digest for part in contents])
         async with self._room.of(pin, contents):
             await self._with_room(partial(self._blobs, pin, source, blobs, foreign), contents)
-            self._journal.save_closure(self._key(pin), write_image(image), True, time())
+            self._journal.save_closure(key_of(self._settings.fetch, pin), write_image(image), True, time())
         return image
 
     async def _walk(
@@ -255,16 +249,7 @@ class Fetcher:
     ) -> tuple[ReleaseImage, Sequence[Descriptor], Sequence[Descriptor]]:
         """Return what the image comes to, its blobs, and those foreign ones that travel."""
         spooled = Spooled(source, self._spool)
-        root = (await spooled.manifest(pin.digest)).descriptor
-        types = artifact_types(self._settings.fetch, pin)
-        locked = self._locked(pin)
-        closure = await walk(
-            spooled,
-            root,
-            referrers=locked.recorded if locked is not None else bool(types),
-            artifact_types=lambda artifact_type: wanted_type(artifact_type, types),
-            platforms=frozenset(pin.options.platforms) or None,
-        )
+        closure = await walk_pin(spooled, self._settings.fetch, pin, self._locked(pin))
         for line in closure.skipped:
             log.warning("referrer_left_out", image=pin.short, reason=line)
         foreign = closure.foreign if self._settings.fetch.foreign_layers == "fetch" else []
@@ -291,7 +276,7 @@ class Fetcher:
         try:
             signers = await self._verification.signers(pin, image, json.loads(entry.line()))
         except Held:
-            self._journal.forget_closure(self._key(pin))
+            self._journal.forget_closure(key_of(self._settings.fetch, pin))
             self._look_afresh.add(pin)
             raise
         self._look_afresh.discard(pin)
@@ -358,13 +343,7 @@ class Fetcher:
 
     def _locked(self, pin: PinnedImage) -> LockEntry | None:
         """Return the line of the lock that resolved *pin* as it is asked for now."""
-        entry = self.lock.entries.get(pin.slot) if pin not in self._look_afresh else None
-        if entry is None or entry.image != pin.label or entry.digest != pin.digest:
-            return None
-        types = artifact_types(self._settings.fetch, pin)
-        asked = (entry.only, ANY if entry.types is None else entry.types, entry.foreign)
-        same = asked == (pin.options.platforms, types, self._settings.fetch.foreign_layers == "fetch")
-        return entry if same else None
+        return line_of(self.lock, self._settings.fetch, pin) if pin not in self._look_afresh else None
 
     def _check_lock(self, pin: PinnedImage, image: ReleaseImage) -> None:
         locked = self._locked(pin)
@@ -372,20 +351,10 @@ class Fetcher:
             return
         wrong = mismatch(locked, image)
         if wrong is not None:
-            raise LockMismatch(
+            raise ValueError(
                 f"{self._settings.lock_file}: {locked.image}: {wrong}; mend the line, or delete it to have it "
                 "resolved again"
             )
-
-    def _key(self, pin: PinnedImage) -> str:
-        """What decides the closure of a pin: repositories differ in referrers, options in what is taken along."""
-        return closure_key(
-            pin.reference.name,
-            pin.digest,
-            only=pin.options.platforms,
-            types=artifact_types(self._settings.fetch, pin),
-            foreign=self._settings.fetch.foreign_layers == "fetch",
-        )
 
     # --- what people see -------------------------------------------------------------------------------------------
 

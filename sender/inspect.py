@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from oci.blobs import BlobStore
-from oci.closure import walk
 from oci.errors import OciError
 from oci.indexed import is_digest
 from oci.layout_index import entry_names
@@ -19,9 +18,9 @@ from oci.reference import Reference, is_tag, parse_reference
 from runtime import keys
 from runtime.errors import UserError, print_error
 from runtime.terminal import human_bytes, print_json, table
-from sender.closures import artifact_types
+from sender.closures import line_of, walk_pin
 from sender.config import Fetch, SenderSettings
-from sender.images import PinnedImage, parse_origin, wanted_type
+from sender.images import PinnedImage, parse_origin
 from sender.intent import load_images
 from sender.lock import load_lock
 from sender.lookup import look_up
@@ -134,7 +133,8 @@ async def _dry_run(settings: SenderSettings) -> tuple[list[dict[str, Any]], list
     """Return a row for each image that is wanted, what is held, and warnings."""
     spool = BlobStore(settings.spool)
     async with Sources(settings.fetch) as sources:
-        wanted = (await look_up(settings, None, sources)).wanted
+        looked = await look_up(settings, None, sources)
+        wanted = looked.wanted
         slots = asyncio.Semaphore(settings.fetch.parallel_total)
 
         async def look(pin: PinnedImage) -> dict[str, Any]:
@@ -142,15 +142,7 @@ async def _dry_run(settings: SenderSettings) -> tuple[list[dict[str, Any]], list
             try:
                 async with slots:
                     source = await sources.of(pin)
-                    root = (await source.manifest(pin.digest)).descriptor
-                    types = artifact_types(settings.fetch, pin)
-                    closure = await walk(
-                        source,
-                        root,
-                        referrers=bool(types),
-                        artifact_types=lambda artifact_type: wanted_type(artifact_type, types),
-                        platforms=frozenset(pin.options.platforms) or None,
-                    )
+                    closure = await walk_pin(source, settings.fetch, pin, line_of(looked.lock, settings.fetch, pin))
             except OciError as error:
                 return {**row, "error": advice(error, pin.reference.registry)}
             parts = [*closure.blobs, *(manifest.descriptor for manifest in closure.manifests)]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from oci.blobs import BlobStore
-from oci.closure import Closure, walk
+from oci.closure import Closure
 from oci.descriptor import Descriptor
 from oci.documents import children
 from oci.errors import NotFound, OciError
@@ -18,11 +18,11 @@ from oci.limits import MANIFEST_BYTES_MAX
 from oci.store import Source
 from protocol.release import ReleaseImage
 from runtime.errors import UserError
-from sender.closures import artifact_types, closure_key
+from sender.closures import key_of, line_of, walk_pin
 from sender.config import SenderSettings
 from sender.created import created_in, created_of
 from sender.desired import read_image, release_image
-from sender.images import PinnedImage, wanted_type
+from sender.images import PinnedImage
 from sender.journal import SenderJournal
 from sender.lock import Lock, closure_digest
 from sender.policy import Subject, admissible, admissible_source, judge, load_keys, signers_of
@@ -72,15 +72,7 @@ class Preview:
         """Return the image if it was fetched and not held, and the lock has nothing against it."""
         if self._journal is None:
             return None
-        fetch = self._settings.fetch
-        key = closure_key(
-            pin.reference.name,
-            pin.digest,
-            only=pin.options.platforms,
-            types=artifact_types(fetch, pin),
-            foreign=fetch.foreign_layers == "fetch",
-        )
-        known = self._journal.closure(key)
+        known = self._journal.closure(key_of(self._settings.fetch, pin))
         entry = self._lock.entries.get(pin.slot)
         if known is None or (entry is not None and entry.digest != pin.digest):
             return None
@@ -88,16 +80,9 @@ class Preview:
         return image if entry is None or entry.closure == closure_digest(image) else None
 
     async def _walk(self, pin: PinnedImage, source: Source) -> tuple[ReleaseImage, Parts]:
-        types = artifact_types(self._settings.fetch, pin)
-        root = (await source.manifest(pin.digest)).descriptor
-        closure = await walk(
-            source,
-            root,
-            referrers=bool(types),
-            artifact_types=lambda artifact_type: wanted_type(artifact_type, types),
-            platforms=frozenset(pin.options.platforms) or None,
-        )
-        image = release_image(pin.target, closure, foreign=self._settings.fetch.foreign_layers == "fetch")
+        fetch = self._settings.fetch
+        closure = await walk_pin(source, fetch, pin, line_of(self._lock, fetch, pin))
+        image = release_image(pin.target, closure, foreign=fetch.foreign_layers == "fetch")
         parts = Parts(self._spool)
         parts.held |= {manifest.descriptor.digest: manifest.raw for manifest in closure.manifests}
         await parts.fetch(source, _signature_parts(closure))

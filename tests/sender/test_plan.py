@@ -12,7 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from oci.client import Registry
 from oci.descriptor import OCI_MANIFEST, referrers_tag
 from sender import plan
+from sender.lock import Lock, load_lock
+from sender.lookup import look_up
+from sender.preview import Preview
 from sender.releases import Signer
+from sender.sources import Sources
 from sender.wire_cost import cost_of
 from tests.oci_layout.images import CONFIG, LAYER, Image, as_json
 from tests.sender.conftest import Site, Upstream
@@ -110,3 +114,19 @@ def test_the_cost_counts_repair_symbols_passes_and_headers(site: Site) -> None:
     together = cost_of(settings, [100] * 50).wire_bytes
     assert together < 50 * cost_of(settings, [100]).wire_bytes / 20, "small ones travel together"
     assert cost_of(settings, []).wire_bytes == 0
+
+
+async def test_what_came_to_refer_to_a_locked_image_since_is_not_planned(site: Site, host: str) -> None:
+    image = built("2026-11-20T00:00:00Z", "one")
+    await push(host, "1", image)
+    site.write({"image": f"{host}/team/app", "tags": ["1"]})
+    await site.round()
+    await push(host, "1", image, new_key())
+    lock = load_lock(site.settings().lock_file)
+    async with Sources(site.settings().fetch) as sources:
+        looked = await look_up(site.settings(), None, sources)
+        (pin,) = looked.wanted.pins
+        locked = await Preview(site.settings(), None, sources, lock).look(pin)
+        unlocked = await Preview(site.settings(), None, sources, Lock()).look(pin)
+    assert (locked.image.extra_tags if locked.image else None) == ()
+    assert len(unlocked.image.extra_tags if unlocked.image else ()) == 1
