@@ -110,6 +110,16 @@ def lock_text(entries: Iterable[LockEntry], archived: Archived | None = None) ->
     return "\n".join(lines) + "\n"
 
 
+def lock_lines(entries: Iterable[LockEntry]) -> str:
+    """Return the lines of *entries* without a header, as the journal keeps them; read_lines reads them."""
+    return lock_text(entries).partition("\n")[2]
+
+
+def read_lines(text: str) -> dict[Slot, LockEntry]:
+    """Return the entries that the journal keeps as *text*."""
+    return dict(read_lock((lock_text([]) + text).encode(), "journal")[0].entries)
+
+
 def write_lock(path: Path, text: str) -> None:
     """Put *text* at *path*, durably; OSError."""
     write_durably(path, text.encode())

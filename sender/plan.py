@@ -20,7 +20,7 @@ from sender.decisions import Decisions
 from sender.desired import desired_state, read_state
 from sender.images import PinnedImage, Slot
 from sender.journal import SenderJournal
-from sender.lock import LockEntry, lock_text, read_lock
+from sender.lock import LockEntry, read_lines
 from sender.lookup import look_up
 from sender.preview import Preview, Seen
 from sender.resolve import Wanted
@@ -204,7 +204,7 @@ def _by(signers: Sequence[str]) -> str:
 def _released_lines(journal: SenderJournal | None) -> dict[Slot, LockEntry]:
     found: dict[Slot, LockEntry] = {}
     for row in journal.newest_releases() if journal is not None else ():
-        found.update(read_lock((lock_text([]) + row.lock).encode(), "journal")[0].entries)
+        found.update(read_lines(row.lock))
     return found
 
 

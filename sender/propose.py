@@ -21,7 +21,7 @@ from sender.desired import desired_state
 from sender.fetcher import Ready
 from sender.images import PinnedImage, Slot
 from sender.journal import SenderJournal
-from sender.lock import FILE_BYTES_MAX, Lock, LockEntry, lock_text, read_lock, write_lock
+from sender.lock import FILE_BYTES_MAX, Lock, LockEntry, lock_lines, lock_text, read_lines, read_lock, write_lock
 from sender.resolve import Wanted
 
 log = structlog.get_logger()
@@ -112,8 +112,7 @@ class Proposer:
         self.locked = False  # whether the last proposal wrote the lock
         self._lines: dict[str, dict[Slot, LockEntry]] = {}  # of the proposals, by collection
         for proposal in self._decisions.proposals():
-            raw = (lock_text([]) + proposal.lock).encode()
-            self._lines[proposal.collection] = dict(read_lock(raw, "journal")[0].entries)
+            self._lines[proposal.collection] = read_lines(proposal.lock)
 
     @property
     def slots(self) -> frozenset[Slot]:
@@ -161,5 +160,5 @@ class Proposer:
         before = self._decisions.proposal(collection)
         state = desired_state(images, before.images if before else None, keeps, collection)
         self._lines[collection] = lines
-        text = lock_text(lines.values()).partition("\n")[2]
+        text = lock_lines(lines.values())
         return self._decisions.propose(collection, state, text, time.time())

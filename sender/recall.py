@@ -16,7 +16,7 @@ from sender.decisions import Decisions, Rollback
 from sender.desired import contents_of, read_state
 from sender.images import Options, Origin, PinnedImage, parse_origin
 from sender.journal import SenderJournal
-from sender.lock import LockEntry, lock_text, read_lock
+from sender.lock import LockEntry, read_lines
 
 
 class Recall:
@@ -50,7 +50,7 @@ class Recall:
             for image in read_state(proposal.images)
             if self._journal.not_carried(content.digest for content in contents_of(image))
         }
-        entries = read_lock((lock_text([]) + proposal.lock).encode(), "journal")[0].entries.values()
+        entries = read_lines(proposal.lock).values()
         return list(self._readable(entry for entry in entries if entry.digest in lost))
 
     def _readable(self, entries: Iterable[LockEntry]) -> Iterator[PinnedImage]:

@@ -21,7 +21,7 @@ from sender.decisions import Decisions
 from sender.desired import desired_state, parse_envelope, release_image
 from sender.images import Origin, parse_origin
 from sender.journal import SenderJournal
-from sender.lock import Archived, Lock, LockEntry, lock_text, mismatch, read_lock
+from sender.lock import Archived, Lock, LockEntry, lock_text, mismatch, read_lines, read_lock
 from sender.sources import Readable, Sources, advice
 
 
@@ -51,8 +51,7 @@ def archived_lock(settings: SenderSettings, collection: str, sequence: int) -> s
         raise UserError(f"collection {collection} has no release {sequence}; `history` lists those there are")
     found = parse_envelope(release.envelope)
     archived = Archived(collection, sequence, found.previous, found.created, release.digest)
-    entries = read_lock((lock_text([]) + release.lock).encode(), f"the lock of {collection} {sequence}")[0].entries
-    return lock_text(entries.values(), archived)
+    return lock_text(read_lines(release.lock).values(), archived)
 
 
 def reproduce(settings: SenderSettings, path: Path) -> Reproduced:
