@@ -54,8 +54,7 @@ def approve(
     settings: SenderSettings, wanted: str, keys: list[Path], signatures: list[Path], export: Path | None
 ) -> Outcome:
     """Record agreement to the candidate whose id begins with *wanted*, or only *export* it. UserError otherwise."""
-    SenderJournal(settings.journal, read_only=True).close()  # no journal: nothing was proposed yet
-    journal = SenderJournal(settings.journal)
+    journal = SenderJournal.existing(settings.journal)
     try:
         decisions = Decisions(journal)
         candidate = _find(journal, decisions, wanted)

@@ -19,7 +19,6 @@ def gc(settings: SenderSettings, *, goal: int | None, dry_run: bool) -> dict[str
     UserError before the first run and, but for a dry run, while a fetch role is at work: it does this by itself, and
     alone knows what it is fetching.
     """
-    SenderJournal(settings.journal, read_only=True).close()
     if dry_run:
         journal = SenderJournal(settings.journal, read_only=True)
         try:
@@ -30,7 +29,7 @@ def gc(settings: SenderSettings, *, goal: int | None, dry_run: bool) -> dict[str
         finally:
             journal.close()
     with alone(settings, "fetch"):
-        journal = SenderJournal(settings.journal)
+        journal = SenderJournal.existing(settings.journal)
         try:
             now = time.time()
             evictor = Evictor(settings, journal)

@@ -62,6 +62,12 @@ class SenderJournal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.connection: sqlite3.Connection = open_journal(path, MIGRATIONS, owner="sender", read_only=read_only)
 
+    @classmethod
+    def existing(cls, path: Path) -> SenderJournal:
+        """Open the journal of a sender that has run before, for writing; UserError if there is none yet."""
+        cls(path, read_only=True).close()
+        return cls(path)
+
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()
@@ -427,16 +433,8 @@ class SenderJournal:
             " WHERE kind <> ?",
             (int(Kind.RELEASE),),
         ).fetchone()
-        names = (
-            "queued_objects",
-            "queued_bytes",
-            "queued_urgent",
-            "waiting_objects",
-            "waiting_bytes",
-            "sent_objects",
-            "sent_bytes",
-        )
-        return dict(zip(names, map(int, row), strict=True))
+        names = "queued_objects queued_bytes queued_urgent waiting_objects waiting_bytes sent_objects sent_bytes"
+        return dict(zip(names.split(), map(int, row), strict=True))
 
 
 def _object(row: tuple[Any, ...]) -> QueuedObject:

@@ -61,7 +61,7 @@ def difference(settings: SenderSettings, collection: str, one: str, other: str) 
 
 def roll_back(settings: SenderSettings, collection: str, sequence: int) -> dict[str, Any]:
     """Hold *collection* at the contents of release *sequence*, which will be its next release. UserError."""
-    journal = _journal(settings)
+    journal = SenderJournal.existing(settings.journal)
     try:
         decisions = Decisions(journal)
         release = _release(decisions, collection, sequence)
@@ -86,17 +86,12 @@ def roll_back(settings: SenderSettings, collection: str, sequence: int) -> dict[
 
 def end_rollback(settings: SenderSettings, collection: str) -> None:
     """Let *collection* follow what is proposed again. UserError if it does already."""
-    journal = _journal(settings)
+    journal = SenderJournal.existing(settings.journal)
     try:
         if not Decisions(journal).end_rollback(collection):
             raise UserError(f"collection {collection} is not rolled back")
     finally:
         journal.close()
-
-
-def _journal(settings: SenderSettings) -> SenderJournal:
-    SenderJournal(settings.journal, read_only=True).close()  # UserError before the first run
-    return SenderJournal(settings.journal)
 
 
 def _images(decisions: Decisions, collection: str, which: str) -> tuple[ReleaseImage, ...]:

@@ -13,8 +13,7 @@ from sender.releases import desired_contents
 
 def resend(settings: SenderSettings) -> dict[str, int]:
     """Queue the passes; return how many objects and bytes are queued now. UserError before the first run."""
-    SenderJournal(settings.journal, read_only=True).close()
-    journal = SenderJournal(settings.journal)
+    journal = SenderJournal.existing(settings.journal)
     try:
         releases = journal.newest_releases()
         journal.repeat_objects(journal.carriers(desired_contents(releases)))
