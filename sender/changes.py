@@ -33,10 +33,13 @@ class Change:
     @property
     def digests(self) -> str:
         """``old → new``, cut for people."""
-        sides = [short_digest(image.root.digest) if image else "" for image in (self.before, self.after)]
-        if self.kind == "moved":
-            return " → ".join(sides)
-        return sides[1] or sides[0]
+        return shown_digests(self.document())
+
+
+def shown_digests(document: dict[str, Any]) -> str:
+    """Return ``old → new``, or the only one there is, of a change as ``Change.document`` gives it."""
+    before, after = (short_digest(document[side] or "") for side in ("before", "after"))
+    return f"{before} → {after}" if document["change"] == "moved" else after or before
 
 
 def changes(before: Iterable[ReleaseImage], after: Iterable[ReleaseImage]) -> list[Change]:

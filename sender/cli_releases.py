@@ -282,17 +282,8 @@ def schema() -> None:
 
 
 def _print_changes(found: list[dict[str, Any]]) -> None:
-    from oci.descriptor import short_digest
+    from sender.changes import shown_digests
 
-    rows = [
-        (
-            change["change"],
-            change["image"],
-            " → ".join(short_digest(change[side]) for side in ("before", "after") if change[side] is not None)
-            if change["change"] == "moved"
-            else short_digest(change["after"] or change["before"]),
-        )
-        for change in found
-    ]
-    if rows:
+    if found:
+        rows = [(change["change"], change["image"], shown_digests(change)) for change in found]
         table(("change", "image", "digest"), rows)
