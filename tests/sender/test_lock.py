@@ -84,7 +84,7 @@ def test_a_line_that_cannot_be_right_is_named_and_holds_its_image(line: str) -> 
     assert fault.startswith(f"images.lock:2: {BAD[line]}")
     assert fault.endswith("; mend the line, or delete it to have it resolved again")
     assert list(lock.entries) == [("default", "quay.io/a", "1")]
-    assert not lock.held or set(lock.held.values()) == {fault}
+    assert list(lock.held.values()) == ([] if line in ("{", "[]") else [fault])
 
 
 def test_two_lines_for_one_image_hold_it() -> None:
