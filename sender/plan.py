@@ -116,7 +116,9 @@ def _proposed(settings: SenderSettings, journal: SenderJournal | None) -> Plan:
     fetch = journal.live().get("fetch", ({}, 0.0))[0]
     plan.faults, plan.held = list(fetch.get("faults", [])), list(fetch.get("held", []))
     plan.warnings = list(fetch.get("warnings", []))
-    plan.held += [f"{row['reference']}: {row['error']}" for row in journal.images() if row["error"]]
+    plan.held += [
+        f"{row['reference']}: {row['error'].removeprefix('held: ')}" for row in journal.images() if row["error"]
+    ]
     return plan
 
 

@@ -103,6 +103,10 @@ async def test_with_a_policy_signers_are_known_by_their_keys(
     assert "signed by nobody trusted" in found["held"][0]
     await site.round()
     assert "held: signed by nobody trusted" in site.said[0]
+    capsys.readouterr()
+    assert await asyncio.to_thread(plan.show, site.settings(), offline=True, as_json=True) == 1
+    (held,) = json.loads(capsys.readouterr().out)["held"]
+    assert held.partition(": ")[2].startswith("signed by nobody trusted")
 
 
 def test_the_cost_counts_repair_symbols_passes_and_headers(site: Site) -> None:
