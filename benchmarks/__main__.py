@@ -1,6 +1,6 @@
 """``python -m benchmarks``: runs the measurements, writes benchmarks/results/ and the tables of benchmarks/README.md.
 
-``--quick`` (or BENCH=quick) takes under three minutes and only prints: its figures are too few to keep.
+``--quick`` (or BENCH=quick) takes about three minutes and only prints: its figures are too few to keep.
 """
 
 from __future__ import annotations
