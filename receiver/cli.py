@@ -8,40 +8,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from oci.errors import OciError
-from receiver.config import ReceiverSettings
-from runtime.commandline import Program, examples
+from receiver.cli_app import PROGRAM, Config, Json, app, settings_of
+from runtime.commandline import examples
 from runtime.errors import EXIT_USAGE, UserError, guard
-from runtime.settings import load_settings
 from runtime.units import parse_duration, parse_rate, parse_ratio
 
-PROGRAM: Final = Program(
-    "checkvalve-receiver",
-    "CHECKVALVE_RECEIVER_CONFIG",
-    (Path("receiver.yaml"), Path("/etc/checkvalve/receiver.yaml")),
-)
-app = PROGRAM.app("Receive container images through a one-way link and publish them: the isolated side.")
-
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        metavar="PATH",
-        help=PROGRAM.config_help,
-        show_default=False,
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="JSON for programs instead of tables.")]
 Once = Annotated[bool, typer.Option("--once", help="End when the newest release heard of is published.")]
-
-
-def _settings(config: Path | None) -> ReceiverSettings:
-    return load_settings(PROGRAM.config(config), ReceiverSettings)
 
 
 @app.command(
@@ -99,7 +76,7 @@ def run(once: Once = False, config: Config = None) -> None:
     """Receive and publish: both roles of this side under one command."""
     from receiver.run import run as run_both
 
-    raise typer.Exit(run_both(_settings(config), PROGRAM.config(config), once=once))
+    raise typer.Exit(run_both(settings_of(config), PROGRAM.config(config), once=once))
 
 
 @app.command(epilog=examples("checkvalve-receiver capture --config /etc/checkvalve/receiver.yaml"))
@@ -107,7 +84,7 @@ def capture(config: Config = None) -> None:
     """Only receive: the role that listens to the diode and needs no other network."""
     from receiver import capture as role
 
-    raise typer.Exit(role.main(_settings(config), once=False))
+    raise typer.Exit(role.main(settings_of(config), once=False))
 
 
 @app.command(epilog=examples("checkvalve-receiver publish --once"))
@@ -119,7 +96,7 @@ def publish(
     """Only publish: the role that talks to the internal registry and never to the diode."""
     from receiver import publish as role
 
-    raise typer.Exit(role.main(_settings(config), once=once, since=since))
+    raise typer.Exit(role.main(settings_of(config), once=once, since=since))
 
 
 @app.command(epilog=examples("checkvalve-receiver status --json | jq .link"))
@@ -127,7 +104,7 @@ def status(as_json: Json = False, config: Config = None) -> None:
     """Show releases, images, link and drops; exit code 1 if something is missing or alarming."""
     from receiver.status import status as show
 
-    raise typer.Exit(show(_settings(config), as_json=as_json))
+    raise typer.Exit(show(settings_of(config), as_json=as_json))
 
 
 @app.command(epilog=examples("checkvalve-receiver missing --json"))
@@ -135,7 +112,7 @@ def missing(as_json: Json = False, config: Config = None) -> None:
     """List what the newest releases need and is not here; exit code 1 if that is anything."""
     from receiver.status import missing as show
 
-    raise typer.Exit(show(_settings(config), as_json=as_json))
+    raise typer.Exit(show(settings_of(config), as_json=as_json))
 
 
 @app.command(epilog=examples("checkvalve-receiver doctor --rate 1Gbit", "checkvalve-receiver doctor --json"))
@@ -168,7 +145,7 @@ def doctor(
         outage=parsed("--outage", parse_duration, outage),
         interface=interface,
     )
-    raise typer.Exit(look.doctor(_settings(config), facts, as_json=as_json))
+    raise typer.Exit(look.doctor(settings_of(config), facts, as_json=as_json))
 
 
 def main() -> int:

@@ -11,44 +11,10 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from receiver.journal_schema import MIGRATIONS
 from runtime.database import open_journal, transaction
-
-MIGRATIONS: Final = (
-    """
-    CREATE TABLE epochs (sender BLOB PRIMARY KEY, epoch INTEGER NOT NULL, session BLOB NOT NULL);
-    CREATE TABLE releases (          -- every verified release; the newest of a collection is its desired state
-        collection TEXT NOT NULL, sequence INTEGER NOT NULL, digest TEXT NOT NULL, envelope BLOB NOT NULL,
-        received REAL NOT NULL, published REAL, PRIMARY KEY (collection, sequence));
-    CREATE TABLE heard (             -- the newest release that beacons speak of
-        collection TEXT PRIMARY KEY, sequence INTEGER NOT NULL, digest TEXT NOT NULL, updated REAL NOT NULL);
-    CREATE TABLE partials (          -- objects being received, by coded bytes
-        coded_digest TEXT PRIMARY KEY, kind INTEGER NOT NULL, coding INTEGER NOT NULL, digest TEXT NOT NULL,
-        content_size INTEGER NOT NULL, coded_size INTEGER NOT NULL, created REAL NOT NULL, updated REAL NOT NULL);
-    CREATE TABLE ranges (            -- finished bytes of a partial object
-        coded_digest TEXT NOT NULL REFERENCES partials (coded_digest) ON DELETE CASCADE,
-        start INTEGER NOT NULL, end INTEGER NOT NULL, PRIMARY KEY (coded_digest, start)) WITHOUT ROWID;
-    CREATE TABLE unpacked (digest TEXT PRIMARY KEY, finished REAL NOT NULL);  -- batches and releases done with
-    CREATE TABLE published (         -- tags as last put into the target
-        name TEXT NOT NULL, tag TEXT NOT NULL, digest TEXT NOT NULL, collection TEXT NOT NULL,
-        sequence INTEGER NOT NULL, updated REAL NOT NULL, PRIMARY KEY (name, tag));
-    CREATE TABLE image_states (      -- what publish thinks of each image of the newest releases
-        collection TEXT NOT NULL, sequence INTEGER NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL,
-        state TEXT NOT NULL, error TEXT, missing INTEGER NOT NULL, missing_bytes INTEGER NOT NULL,
-        total_bytes INTEGER NOT NULL, updated REAL NOT NULL, PRIMARY KEY (collection, sequence, name, digest));
-    CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-    CREATE TABLE live (role TEXT PRIMARY KEY, document TEXT NOT NULL, updated REAL NOT NULL);
-    """,
-    """
-    CREATE TABLE locations (         -- a repository of the target that holds a blob, to mount it from
-        digest TEXT PRIMARY KEY, repository TEXT NOT NULL) WITHOUT ROWID;
-    """,
-    """
-    CREATE TABLE members (           -- what each unpacked batch brought
-        batch TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (batch, digest)) WITHOUT ROWID;
-    """,
-)
 
 
 @dataclass(frozen=True, slots=True)
