@@ -117,6 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.mode not in _MODES:
         parser.error(f"BENCH={given.mode}: give {', '.join(_MODES)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all that was set up is taken down
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has its bytecode, and so has this
     skipped = 0
     with kept_memory():
         for name in given.names or MEASUREMENTS:

@@ -54,6 +54,7 @@ def fetch(figures: dict[str, Any]) -> str:
                 f"{used['peak_mb']['high']:.0f}", f"{row['ratios'][way]:g}",
             ])  # fmt: skip
         rows.append([shape, "skopeo copy to dir:", spread(row["skopeo"]["seconds"], 2), "-", "-", "-", "1"])
+        rows.append([shape, "starting: fetch, no images", spread(row["starting"]["seconds"], 2), "-", "-", "-", "-"])
     head = ["images", "", "seconds", "last blob in the spool after", "CPU s", "peak MB", "ratio (goal: at most 1)"]
     return table(head, rows)
 

@@ -14,7 +14,7 @@ import typer
 
 from oci.errors import OciError
 from receiver.cli_app import PROGRAM, Config, Json, app, settings_of
-from runtime.commandline import examples
+from runtime.commandline import collect_seldom, examples
 from runtime.errors import EXIT_USAGE, UserError, guard
 from runtime.units import parse_duration, parse_rate, parse_ratio
 
@@ -150,6 +150,7 @@ def doctor(
 
 def main() -> int:
     """The console script: returns the exit code, and prints mistakes as one line."""
+    collect_seldom()
     return guard(app, OciError)()
 
 

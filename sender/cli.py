@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from oci.errors import OciError
-from runtime.commandline import examples
+from runtime.commandline import collect_seldom, examples
 from runtime.errors import UserError, guard
 from runtime.settings import load_settings
 from sender.cli_app import PROGRAM, Config, Json, Once, RoundToken, app, settings_of
@@ -175,6 +175,7 @@ import sender.cli_storage  # noqa: E402, F401
 
 def main() -> int:
     """The console script. Returns the exit code: 0, 1 something failed, 2 usage or settings."""
+    collect_seldom()
     return guard(partial(app, prog_name=PROGRAM.name), OciError)()
 
 

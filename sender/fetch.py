@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -28,12 +28,14 @@ from sender.fetcher import Fetcher, Ready
 from sender.images import PinnedImage
 from sender.journal import SenderJournal
 from sender.pipeline import Pipeline
-from sender.webhook import WebhookServer
 
 ROLE: Final = "fetch"
 LOOK_S: Final = 1.0  # between looks for images that `send` asks for
 CALM_S: Final = 0.05
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+if TYPE_CHECKING:
+    from sender.webhook import WebhookServer
 
 log = structlog.get_logger()
 
@@ -107,6 +109,8 @@ class _Role:
             if self._once:
                 return await self._one_round(pipeline)
             if self._settings.webhook is not None:
+                from sender.webhook import WebhookServer  # a web server, which hardly anyone needs
+
                 server = await stack.enter_async_context(WebhookServer.from_settings(self._settings.webhook))
                 listening = asyncio.ensure_future(_take_hints(server, pipeline))
                 stack.callback(listening.cancel)

@@ -90,6 +90,7 @@ def test_the_connected_side(folder: Path) -> None:
     (row,) = taken("fetch", folder)["rows"]
     assert row["bytes"] > 2_000_000
     assert 0 < row["fetch"]["spooled_s"]["median"] < row["fetch"]["seconds"]["median"]
+    assert 0 < row["starting"]["seconds"]["median"] < row["fetch"]["seconds"]["median"]
     rows = taken("poll", folder)["rows"]
     assert [each["requests"] for each in rows] == [100, 101, 1, 0, 100, 100], "HEAD for each tag, GET for each list"
     steps = list(taken("urgent", folder)["urgent_s"].values())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from oci.blobs import BlobStore
 from oci.client import Registry
 from oci.descriptor import sha256_digest
+from oci.layout import Layout
 from protocol.release import Content, ReleaseImage
 from runtime import keys
 from sender import eviction
@@ -31,6 +34,7 @@ from sender.releases import Signer, desired_contents
 from sender.resend import resend
 from tests.oci_layout.images import layout_files, single_image
 from tests.sender.conftest import REPOSITORY_ROOT, Site, Upstream, environment
+from tests.support.images import random_image
 
 LARGE = 100_000  # a blob of its own; below that, batches
 
@@ -319,6 +323,45 @@ async def test_an_image_that_does_not_fit_is_held_and_nothing_else_stops(site: S
     assert any("storage.budget" in line and "needs" in line for line in site.said), site.said
     site.write(*entries)
     assert (await site.round()).failed == 0
+
+
+@pytest.fixture
+def small_disk(site: Site) -> Iterator[None]:
+    """The sender's state on a file system of 12 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a small tmpfs")
+    state = site.folder / "state"
+    state.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", state], capture_output=True).returncode:
+        pytest.skip("cannot mount a tmpfs here")
+    yield
+    subprocess.run(["umount", "-l", state], check=True)
+
+
+@pytest.mark.usefixtures("small_disk")
+async def test_on_a_full_disk_what_was_sent_gives_way_or_the_image_says_what_is_full(site: Site) -> None:
+    entries = {}
+    for number, (tag, size) in enumerate({"first": 6_000_000, "small": 4_096, "next": 7_000_000}.items()):
+        image = await random_image(Layout(site.folder / tag), "example.org/app", tag, [size], seed=number)
+        entries[tag] = {"image": f"example.org/app:{tag}@{image.root.digest}", "from": f"oci:{tag}"}
+    site.write(entries["first"])
+    await site.round()
+    site.list(entries["first"], entries["next"])
+    assert (await site.round()).failed == 1  # the first one is wanted, and not even sent
+    assert [line for line in site.said if "No space left on device; free space" in line], site.said
+    journal, key = site.journal(), Ed25519PrivateKey.generate()
+    for tag in ("first", "small"):
+        site.list(entries[tag])
+        await site.round()
+        Signer(journal, key).sign_approved()
+        for queued in journal.queue():
+            for _ in range(queued.passes_left):
+                journal.note_pass(queued.id, 1.0)
+    journal.close()
+    site.list(entries["small"], entries["next"])
+    outcome = await site.round()
+    assert (outcome.ready, outcome.failed) == (2, 0), site.said
+    assert {tag for image in site.proposal() for tag in image.tags} == {"small", "next"}
 
 
 async def test_status_and_gc_tell(site: Site, world: World) -> None:
