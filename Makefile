@@ -38,8 +38,8 @@ bench: venv ## measure, beside the peers; the figures are in benchmarks/README.m
 
 lock: ## renew versions and hashes in requirements/*.txt; needs uv (https://docs.astral.sh/uv/)
 	@command -v uv >/dev/null || { echo "error: uv is not installed; see https://docs.astral.sh/uv/" >&2; exit 1; }
-	@for name in runtime dev bench; do \
-	  (cd requirements && uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	@for name in runtime keyless dev bench; do \
+	  (cd requirements && uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-strip-extras \
 	    --no-annotate --no-header $$name.in --output-file $$name.txt) || exit 1; done
 
 clean: ## remove .venv, caches and the demo's state

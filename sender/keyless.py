@@ -28,7 +28,7 @@ class Keyless:
         Raises UserError where the package is missing or the file is no trusted root.
         """
         if importlib.util.find_spec("sigstore") is None:
-            raise UserError("verify.cosign.keyless: needs the sigstore package; pip install 'checkvalve[sigstore]'")
+            raise UserError("verify.cosign.keyless: needs the sigstore package, see requirements/keyless.txt")
         self.identity = identity
         self.issuer = issuer
         self._verifier = _verifier(trusted_root)

@@ -197,7 +197,7 @@ def signature(document: dict[str, Any]) -> Signature:
 
 def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'checkvalve\[sigstore\]'"):
+    with pytest.raises(UserError, match=r"requirements/keyless\.txt"):
         load_keys(Verify(cosign=Cosign(keyless=KeylessSigner(identity=WHO, issuer=ISSUER))))
 
 
