@@ -84,6 +84,7 @@ class Fetcher:
         self._wake = wake
         self._room = Room(settings, preparer, spool.blobs)
         self.lock = Lock()  # as it was read or written last
+        self._old_lock = Lock()
         self._look_afresh: set[PinnedImage] = set()  # held ones, whose signatures may come later
         self._jobs: dict[PinnedImage, asyncio.Task[None]] = {}
         self._broken: BaseException | None = None  # what no image should have raised
@@ -110,9 +111,12 @@ class Fetcher:
 
     # --- what is wanted ------------------------------------------------------------------------------------------
 
-    def want(self, pins: Iterable[PinnedImage], lock: Lock) -> None:
-        """Fetch these images, urgent ones first, and no others; what has failed is left to :meth:`retry`."""
-        before, self.lock = self.lock, lock
+    def want(self, pins: Iterable[PinnedImage], lock: Lock, old: Lock) -> None:
+        """Fetch these images, urgent ones first, and no others; what has failed is left to :meth:`retry`.
+
+        *old* has the lines of those that a rollback wants.
+        """
+        before, self.lock, self._old_lock = self.lock, lock, old
         wanted = dict.fromkeys(sorted(pins, key=lambda pin: not pin.options.urgent))
         gone = [pin for known in (self._jobs, self.ready, self.failed) for pin in known if pin not in wanted]
         for pin in gone:
@@ -343,7 +347,10 @@ class Fetcher:
 
     def _locked(self, pin: PinnedImage) -> LockEntry | None:
         """Return the line of the lock that resolved *pin* as it is asked for now."""
-        return line_of(self.lock, self._settings.fetch, pin) if pin not in self._look_afresh else None
+        if pin in self._look_afresh:
+            return None
+        fetch = self._settings.fetch
+        return line_of(self.lock, fetch, pin) or line_of(self._old_lock, fetch, pin)
 
     def _check_lock(self, pin: PinnedImage, image: ReleaseImage) -> None:
         locked = self._locked(pin)

@@ -162,7 +162,7 @@ class Pipeline:
             return
         self._wanted_of = made_of
         self.wanted = resolve(self._images, self.watch.answers, lock, map(pin_by_hand, by_hand))
-        self.fetcher.want([*self.wanted.pins, *recalled], lock)
+        self.fetcher.want([*self.wanted.pins, *recalled], lock, self._recall.lock)
         for reason in self.wanted.reasons:
             self._report(reason)
 

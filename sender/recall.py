@@ -1,7 +1,7 @@
 """Brings back what a rollback needs and the spool lost to its budget: the carousel repeats it for new receivers.
 
-The images are fetched by the lines of the release's lock, beside what is wanted, and never proposed. What of them
-was sent while its release was kept is not sent anew.
+The images are fetched by the lines of the release's lock, with what referred to them then, beside what is wanted, and
+never proposed. What of them was sent while its release was kept is not sent anew.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sender.decisions import Decisions, Rollback
 from sender.desired import contents_of, read_state
 from sender.images import Options, Origin, PinnedImage, parse_origin
 from sender.journal import SenderJournal
-from sender.lock import LockEntry, read_lines
+from sender.lock import Lock, LockEntry, read_lines
 
 
 class Recall:
@@ -29,18 +29,21 @@ class Recall:
         self._decisions = Decisions(journal)
         self._seen: object = None
         self._pins: dict[tuple[str, float], list[PinnedImage]] = {}
+        self.lock = Lock()  # the lines of the locks that resolved them
 
     def pins(self) -> list[PinnedImage]:
         """Return the images of rollbacks whose contents no object carries; they stay until the rollback ends."""
         rollbacks = {(name, one.proposal.updated): one for name, one in self._decisions.rollbacks().items()}
         if not rollbacks:
-            self._seen, self._pins = None, {}
+            self._seen, self._pins, self.lock = None, {}, Lock()
             return []
         seen = (set(rollbacks), self._journal.newest_object())
         if self._seen != seen:
             self._seen = seen
             known = {key: pins for key, pins in self._pins.items() if key in rollbacks}
             self._pins = {key: known.get(key) or self._lost(one) for key, one in rollbacks.items()}
+            lines = [read_lines(one.proposal.lock) for one in rollbacks.values()]
+            self.lock = Lock({slot: entry for each in lines for slot, entry in each.items()})
         return [pin for pins in self._pins.values() for pin in pins]
 
     def _lost(self, rollback: Rollback) -> list[PinnedImage]:

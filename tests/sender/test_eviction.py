@@ -32,7 +32,7 @@ from sender.past import history, roll_back
 from sender.prepare import Preparer, Terms
 from sender.releases import Signer, desired_contents
 from sender.resend import resend
-from tests.oci_layout.images import layout_files, single_image
+from tests.oci_layout.images import layout_files, referrer_to, single_image
 from tests.sender.conftest import REPOSITORY_ROOT, Site, Upstream, environment
 from tests.support.images import random_image
 
@@ -393,19 +393,26 @@ async def test_a_rollback_brings_back_what_was_evicted_and_sends_nothing_again(
         images.append(single_image(text))
         async with Registry(host, plain_http=True) as registry:
             await images[-1].push(registry.repository("app"), "1")
+            if text == "first":
+                signature = referrer_to(images[0].root.descriptor, "application/vnd.example.signature")
+                await signature.push(registry.repository("app"), None)
         await site.round()
         assert Signer(journal, signer).sign_approved()
         for queued in journal.queue():
             for _ in range(queued.passes_left):
                 journal.note_pass(queued.id, 1.0)
-    spool, first = BlobStore(site.settings().spool), images[0].all_files()
+    spool, first = BlobStore(site.settings().spool), images[0].all_files() | signature.all_files()
     Evictor(site.settings(), journal).evict(1 << 40)
+    later = referrer_to(images[0].root.descriptor, "application/spdx+json")
+    async with Registry(host, plain_http=True) as registry:
+        await later.push(registry.repository("app"), None)
     gone = [digest for digest in first if spool.size(digest) is None]
     assert gone != []
     roll_back(site.settings(), "default", 1)
     assert Signer(journal, signer).sign_approved()
     await site.round()
     assert [digest for digest in first if spool.size(digest) is None] == []
+    assert spool.size(later.root.descriptor.digest) is None, "what refers to it now is not what the release had"
     assert journal.queue() == []
     assert len(journal.carriers(first)) > 0
     assert [image.root.digest for image in site.proposal()] == [images[1].root.descriptor.digest]
