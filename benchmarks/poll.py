@@ -78,9 +78,9 @@ def measure(effort: Effort) -> dict[str, Any]:
             rows.append(bench.row(FOLLOWED, effort.slowly, REQUESTS_PER_SECOND, 1))
             peers = _peers(docker, folder, effort)
         with Processes(folder / "logs") as processes:
-            _multiply_layout(layout.root, folder / "embedded", effort.slowly)
+            _multiply_layout(layout.root, folder / "embedded", effort.repositories)
             bench = _Bench(folder / "sender-embedded", EmbeddedRegistry(processes, folder / "embedded"), "embedded")
-            rows.append(bench.row(FOLLOWED, effort.slowly, None, effort.runs))
+            rows.append(bench.row(FOLLOWED, effort.repositories, None, effort.runs))
     return {"rate_default": REQUESTS_PER_SECOND, "rows": rows, "peers": peers}
 
 

@@ -25,7 +25,7 @@ from oci.blobs import storage_errors
 from oci.descriptor import check_digest, hasher
 from oci.errors import ContentMismatch, Misconfigured, NotFound, TooLarge, Unsupported
 from oci.indexed import IndexedSource
-from oci.layout_index import LAYOUT_VERSION, Entry, check_entries, parse_json
+from oci.layout_index import LAYOUT_VERSION, Entry, Lookup, check_entries, parse_json
 from oci.limits import (
     ARCHIVE_UNPACKED_BYTES_MAX,
     BLOB_CHUNK_BYTES,
@@ -88,10 +88,10 @@ class _ArchiveContent:
 
 class _FixedEntries:
     def __init__(self, entries: list[Entry]) -> None:
-        self._entries = entries
+        self._lookup = Lookup(entries)
 
-    def entries(self) -> list[Entry]:
-        return self._entries
+    def lookup(self) -> Lookup:
+        return self._lookup
 
     def version(self) -> object:
         return 0

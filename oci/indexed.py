@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from oci.descriptor import Descriptor, Manifest, check_digest, referrers_tag
 from oci.documents import children, detect_media_type
 from oci.errors import ContentMismatch, NotFound, OciError, ReferenceError_
-from oci.layout_index import Entry, entry_descriptor, entry_names
+from oci.layout_index import Entry, Lookup, entry_descriptor, entry_names
 from oci.limits import MANIFEST_BYTES_MAX
 from oci.referrers import ReferrerIndex, merge_referrers
 
@@ -40,7 +40,7 @@ class Content(Protocol):
 class Entries(Protocol):
     """The entries of an index.json."""
 
-    def entries(self) -> list[Entry]:
+    def lookup(self) -> Lookup:
         """All entries, checked; shared, so not to be changed."""
         ...
 
@@ -54,20 +54,18 @@ def is_digest(reference: str) -> bool:
     return reference.startswith(("sha256:", "sha512:"))
 
 
-def find_entry(entries: list[Entry], reference: str, repository: str | None, where: str) -> Entry:
+def find_entry(lookup: Lookup, reference: str, repository: str | None, where: str) -> Entry:
     """Return the entry of index.json that the tag *reference* names; NotFound, ReferenceError_ if ambiguous.
 
     With a *repository* only ``repository:reference`` counts, as ref.name or as containerd's full name.
     Without, a ref.name comes first, then a full name, which also tells images of equal ref.name apart.
     """
     wanted = reference if repository is None else f"{repository}:{reference}"
-    named = [(entry, *entry_names(entry)) for entry in entries]
-    found = [entry for entry, short, _ in named if short == wanted]
-    found = found or [entry for entry, _, full in named if full == wanted]
+    found = lookup.by_name.get(wanted) or lookup.by_full_name.get(wanted)
     if not found:
         raise NotFound(f"{where}: no tag {reference!r}")
     if len({entry["digest"] for entry in found}) > 1:
-        names = sorted(repr(full) for entry, short, full in named if entry in found and full)
+        names = sorted(repr(full) for _, full in map(entry_names, found) if full)
         raise ReferenceError_(
             f"{where}: {reference!r} names {len(found)} images; use one of {', '.join(names) or 'the digests'}"
         )
@@ -119,7 +117,7 @@ class IndexedSource:
 
     async def tags(self) -> list[str]:
         """All tags of the repository, sorted; of a whole layout all names, short and full."""
-        return list_tags(await asyncio.to_thread(self._entries.entries), self._repository)
+        return list_tags((await asyncio.to_thread(self._entries.lookup)).entries, self._repository)
 
     async def referrers(self, digest: str, artifact_type: str | None = None) -> list[Descriptor]:
         """Manifests with the subject *digest*, from index.json and from the tag schema, sorted by digest."""
@@ -127,14 +125,14 @@ class IndexedSource:
 
     def entries(self) -> list[Entry]:
         """Return what index.json lists, names included, those without a name too; not to be changed."""
-        return self._entries.entries()
+        return self._entries.lookup().entries
 
     def _resolve(self, reference: str) -> Descriptor:
         if not is_digest(reference):
-            return entry_descriptor(find_entry(self._entries.entries(), reference, self._repository, self.name))
+            return entry_descriptor(find_entry(self._entries.lookup(), reference, self._repository, self.name))
         check_digest(reference)
-        for entry in self._entries.entries():
-            if entry["digest"] == reference and self._content.size(reference) == entry["size"]:
+        for entry in self._entries.lookup().by_digest.get(reference, ()):
+            if self._content.size(reference) == entry["size"]:
                 return entry_descriptor(entry)
         return self._from_content(reference)
 
@@ -157,7 +155,7 @@ class IndexedSource:
         return Manifest(descriptor, raw)
 
     def _find_referrers(self, digest: str, artifact_type: str | None) -> list[Descriptor]:
-        version, entries = self._entries.version(), self._entries.entries()
+        version, entries = self._entries.version(), self._entries.lookup().entries
         found = self._referrers.find(map(entry_descriptor, entries), version, digest)
         fallback: list[Descriptor] = []
         try:

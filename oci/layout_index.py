@@ -27,6 +27,7 @@ REF_NAME: Final = "org.opencontainers.image.ref.name"
 CONTAINERD_NAME: Final = "io.containerd.image.name"  # the full name, written by containerd and docker
 
 Entry = dict[str, Any]
+_NONE: Final[list[Entry]] = []
 
 
 def entry_names(entry: Entry) -> tuple[str | None, str | None]:
@@ -93,6 +94,21 @@ def parse_json(data: bytes, where: str) -> object:
         raise OciError(f"{where}: not valid JSON: {str(error)[:120]}") from None
 
 
+class Lookup:
+    """The entries of one index.json, checked, by what they are asked for. They are shared: do not change them."""
+
+    def __init__(self, entries: list[Entry]) -> None:
+        self.entries = entries
+        self.by_name: dict[str, list[Entry]] = {}  # ref.name
+        self.by_full_name: dict[str, list[Entry]] = {}  # as containerd writes it
+        self.by_digest: dict[str, list[Entry]] = {}
+        for entry in entries:
+            self.by_digest.setdefault(entry["digest"], []).append(entry)
+            for name, found in zip(entry_names(entry), (self.by_name, self.by_full_name), strict=True):
+                if name is not None:
+                    found.setdefault(name, []).append(entry)
+
+
 class IndexFile:
     """``index.json`` and ``oci-layout`` below one root. Synchronous and thread-safe."""
 
@@ -100,6 +116,7 @@ class IndexFile:
         self._root = root
         self.path = root / "index.json"
         self._seen: tuple[tuple[int, int, int], dict[str, Any]] | None = None
+        self._lookup = Lookup([])
         self._check_version()
 
     @property
@@ -121,7 +138,14 @@ class IndexFile:
     def entries(self) -> list[Entry]:
         """Return the entries; an absent index.json has none. They are shared: do not change them."""
         document = self._load()
-        return document.get("manifests") or []
+        return document.get("manifests") or _NONE
+
+    def lookup(self) -> Lookup:
+        """Return the entries by what they are asked for, made anew when index.json has changed."""
+        entries, lookup = self.entries(), self._lookup
+        if lookup.entries is not entries:
+            lookup = self._lookup = Lookup(entries)
+        return lookup
 
     def version(self) -> object:
         """Return a token that changes whenever index.json does."""

@@ -253,7 +253,7 @@ async def test_legacy_layers_may_be_compressed_hard_linked_or_shared(tmp_path: P
     with open_archive(write(tmp_path / "a.tar", out.getvalue())) as source:
         assert isinstance(source, ArchiveSource)
         assert await source.tags() == []
-        (entry,) = source._entries.entries()
+        (entry,) = source.entries()
         layers = json.loads((await source.manifest(entry["digest"])).raw)["layers"]
         assert layers[0] == layers[1]
         assert layers[0]["mediaType"] == "application/vnd.oci.image.layer.v1.tar+gzip"
