@@ -79,6 +79,10 @@ class ReleaseImage:
     extra_tags: tuple[tuple[str, str], ...] = ()  # (tag, digest in closure or referrers), cosign's sha256-<hex>.sig
     absent: tuple[str, ...] = ()  # digests that its indexes name and that do not travel: other platforms
 
+    def contents(self) -> list[Content]:
+        """Everything the image needs, its root last."""
+        return [*self.closure, *self.referrers, self.root]
+
 
 @dataclass(frozen=True, slots=True)
 class Release:

@@ -126,3 +126,8 @@ class ReceiverSettings(Settings):
     def journal(self) -> Path:
         """The SQLite journal of this side."""
         return self.state / "journal.sqlite"
+
+    @property
+    def audit(self) -> Path:
+        """The audit log: what was decided about releases and images, and by whom."""
+        return self.state / "audit.jsonl"

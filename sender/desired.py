@@ -40,11 +40,6 @@ def release_image(name: str, closure: Closure, *, foreign: bool) -> ReleaseImage
     return read_image(write_image(image))
 
 
-def contents_of(image: ReleaseImage) -> list[Content]:
-    """Return everything the image needs, its root last."""
-    return [*image.closure, *image.referrers, image.root]
-
-
 def write_image(image: ReleaseImage) -> dict[str, object]:
     """Return *image* as the journal keeps it."""
     return images_document([image])[0]

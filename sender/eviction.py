@@ -26,7 +26,7 @@ from oci.reference import parse_reference
 from protocol.objects import Kind
 from sender.config import SenderSettings
 from sender.decisions import Decisions
-from sender.desired import contents_of, read_image, read_state
+from sender.desired import read_image, read_state
 from sender.journal import SenderJournal
 from sender.retention import Retention
 
@@ -241,7 +241,7 @@ class Evictor:
             for pin, document in find("SELECT pin, document FROM closures"):
                 if pin.partition(" ")[0] in wanted:
                     images.append(read_image(json.loads(document)))
-            self._protected = {content.digest for image in images for content in contents_of(image)}
+            self._protected = {content.digest for image in images for content in image.contents()}
             self._protected_at = stamp
         return self._protected
 

@@ -32,7 +32,7 @@ from runtime.terminal import Progress
 from sender.closures import artifact_types, key_of, line_of, walk_pin
 from sender.config import Collection, SenderSettings
 from sender.created import platforms_in
-from sender.desired import contents_of, read_image, read_state, release_image, write_image
+from sender.desired import read_image, read_state, release_image, write_image
 from sender.images import ANY, PinnedImage
 from sender.journal import SenderJournal
 from sender.lock import Lock, LockEntry, closure_digest, lock_entry, mismatch
@@ -196,7 +196,7 @@ class Fetcher:
                     image = await self._fetch(pin)
             entry = await self._entry(pin, image)
             entry = entry.model_copy(update={"signers": await self._verify(pin, image, entry)})
-            contents = contents_of(image)
+            contents = image.contents()
             queue = partial(self._preparer.queue, pin.label, contents, self._terms(pin, image))
             self.objects += await self._with_room(queue, contents)
         except Held as held:
@@ -222,7 +222,7 @@ class Fetcher:
             return None  # what referred to it then is to be brought, not what did when it was fetched here
         self._check_lock(pin, image)
         size = self._spool.blobs.size
-        contents = contents_of(image)
+        contents = image.contents()
         self._room.needed.hold(pin, [part.digest for part in contents])
         there = await asyncio.to_thread(lambda: all(size(part.digest) == part.size for part in contents))
         return image if there else None
@@ -241,7 +241,7 @@ class Fetcher:
         source = await self._sources.of(pin)
         with self._room.needed.walking():
             image, blobs, foreign = await self._walk(pin, source)
-            contents = contents_of(image)
+            contents = image.contents()
             self._room.needed.hold(pin, [part.digest for part in contents])
         async with self._room.of(pin, contents):
             await self._with_room(partial(self._blobs, pin, source, blobs, foreign), contents)

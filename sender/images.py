@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from judging.policy_model import Verify
 from oci.descriptor import short_digest
 from oci.reference import Reference
-from sender.policy_model import Verify
 from sender.tags import TagRule
 
 Kind = Literal["registry", "oci", "archive"]

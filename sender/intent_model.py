@@ -6,10 +6,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictStr, WithJsonSchema, model_validator
 
+from judging.policy_model import Verify
 from runtime.settings import Duration, Section, spelt
 from sender.config import COLLECTION
 from sender.images import ANY
-from sender.policy_model import Verify
 from sender.tags import Pattern, Range
 
 Collection = Annotated[str, COLLECTION]

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from judging.policy import Subject, admissible, admissible_source, judge, load_keys, signers_of
 from oci.blobs import BlobStore
 from oci.closure import Closure
 from oci.descriptor import Descriptor
@@ -25,7 +26,6 @@ from sender.desired import read_image, release_image
 from sender.images import PinnedImage
 from sender.journal import SenderJournal
 from sender.lock import Lock, closure_digest
-from sender.policy import Subject, admissible, admissible_source, judge, load_keys, signers_of
 from sender.sources import Sources, advice
 
 SIGNATURE_BYTES_MAX = 1 << 20  # of one part of a signature

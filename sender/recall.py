@@ -13,7 +13,7 @@ from pathlib import Path
 from oci.reference import parse_reference
 from sender.config import SenderSettings
 from sender.decisions import Decisions, Rollback
-from sender.desired import contents_of, read_state
+from sender.desired import read_state
 from sender.images import Options, Origin, PinnedImage, parse_origin
 from sender.journal import SenderJournal
 from sender.lock import Lock, LockEntry, read_lines
@@ -51,7 +51,7 @@ class Recall:
         lost = {
             image.root.digest
             for image in read_state(proposal.images)
-            if self._journal.not_carried(content.digest for content in contents_of(image))
+            if self._journal.not_carried(content.digest for content in image.contents())
         }
         entries = read_lines(proposal.lock).values()
         return list(self._readable(entry for entry in entries if entry.digest in lost))

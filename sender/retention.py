@@ -14,7 +14,7 @@ from typing import Final
 
 from runtime.database import transaction
 from sender.decisions import Decisions
-from sender.desired import contents_of, read_image, read_state
+from sender.desired import read_image, read_state
 from sender.journal import SenderJournal
 
 VERDICTS_MAX: Final = 10_000  # the newest; one that is lost is judged anew
@@ -41,7 +41,7 @@ class Retention:
         if stamp != self._kept_of:
             rows = self._connection.execute(_KEPT, (self._keep,)).fetchall()
             found = (image for *_, images in rows if images for image in read_state(images))
-            self._kept = {content.digest for image in found for content in contents_of(image)}
+            self._kept = {content.digest for image in found for content in image.contents()}
             self._kept_of = stamp
         return self._kept
 

@@ -12,14 +12,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from judging.hook import remove_stale
+from judging.policy import Subject, Trust, admissible, admissible_source, judge, load_keys, signers_of
+from judging.policy_model import Verify
 from oci.blobs import BlobStore
 from protocol.release import ReleaseImage
 from sender.decisions import Decisions
-from sender.hook import remove_stale
 from sender.images import PinnedImage
 from sender.lock import closure_digest
-from sender.policy import Subject, Trust, admissible, admissible_source, judge, load_keys, signers_of
-from sender.policy_model import Verify
 
 
 class Held(ValueError):

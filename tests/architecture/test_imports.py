@@ -13,8 +13,9 @@ MAY_IMPORT = {
     "protocol": set(),
     "oci": set(),
     "runtime": set(),
-    "sender": {"protocol", "oci", "runtime"},
-    "receiver": {"protocol", "oci", "runtime"},
+    "judging": {"protocol", "oci", "runtime"},
+    "sender": {"protocol", "oci", "runtime", "judging"},
+    "receiver": {"protocol", "oci", "runtime", "judging"},
 }
 OURS = set(MAY_IMPORT) | {"tests", "benchmarks"}
 IMPURE = {

@@ -10,7 +10,7 @@ import pytest
 from oci.closure import Closure
 from oci.descriptor import OCI_MANIFEST, Descriptor, Manifest
 from protocol.release import Content, Release, ReleaseImage, parse_images, payload_of
-from sender.desired import contents_of, desired_state, read_image, release_image, write_image
+from sender.desired import desired_state, read_image, release_image, write_image
 
 A, B, C = ("sha256:" + letter * 64 for letter in "abc")
 
@@ -77,7 +77,7 @@ def test_a_closure_becomes_contents_in_push_order() -> None:
         manifest(A).descriptor, [manifest(A), manifest(B)], [layer], [manifest(B)], [foreign], {"x.sig": layer}
     )
     without = release_image("example.org/a", closure, foreign=False)
-    assert [content.digest for content in contents_of(without)] == [C, B, A]
+    assert [content.digest for content in without.contents()] == [C, B, A]
     assert without.extra_tags == (("x.sig", C),)
     taken = release_image("example.org/a", closure, foreign=True)
     assert foreign.digest in {content.digest for content in taken.closure}

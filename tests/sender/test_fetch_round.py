@@ -20,7 +20,6 @@ from oci.layout import Layout
 from protocol import coding
 from protocol.batch import unpack
 from protocol.objects import Coding, Kind
-from sender.desired import contents_of
 from sender.journal import QueuedObject
 from tests.oci.peers import Serve, free_port
 from tests.oci_layout.images import (
@@ -95,7 +94,7 @@ async def test_everything_of_an_image_is_queued_once_and_proposed(site: Site, up
     (proposed,) = site.proposal()
     assert (proposed.name, proposed.tags) == (f"{host}/team/app", ("1.0",))
     assert proposed.root.digest == image.root.descriptor.digest
-    assert {content.digest for content in contents_of(proposed)} == set(expected)
+    assert {content.digest for content in proposed.contents()} == set(expected)
     assert {content.digest for content in proposed.referrers} == {
         signature.root.descriptor.digest,
         sbom.root.descriptor.digest,
@@ -414,5 +413,5 @@ async def test_foreign_layers_as_the_policy_says(site: Site, serve: Serve, polic
     found = carried(site.queue())
     (proposed,) = site.proposal()
     assert (sha256_digest(data) in found) == (policy == "fetch")
-    assert {content.digest for content in contents_of(proposed)} == set(found)
+    assert {content.digest for content in proposed.contents()} == set(found)
     assert elsewhere_asked == (["/gone", "/layer"] if policy == "fetch" else [])

@@ -20,7 +20,7 @@ from sender.sources import Sources
 from sender.wire_cost import cost_of
 from tests.oci_layout.images import CONFIG, LAYER, Image, as_json
 from tests.sender.conftest import Site, Upstream
-from tests.sender.signed import PrivateKey, new_key, pem, tag_form
+from tests.support.signed import PrivateKey, new_key, pem, tag_form
 
 SENDER = Ed25519PrivateKey.generate()
 

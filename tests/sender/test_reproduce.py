@@ -18,8 +18,8 @@ from sender.releases import Signer
 from sender.reproduce import Reproduced, archived_lock, parse_envelope, reproduce
 from tests.oci_layout.images import multi_image, referrer_to, single_image
 from tests.sender.conftest import Site, Upstream
-from tests.sender.signed import new_key, tag_form
 from tests.sender.watched import push
+from tests.support.signed import new_key, tag_form
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from oci.descriptor import referrers_tag
 from sender.lock import load_lock
 from tests.oci_layout.images import Image, single_image
 from tests.sender.conftest import Site, Upstream
-from tests.sender.signed import new_key, pem, tag_form
+from tests.support.signed import new_key, pem, tag_form
 
 
 async def push(host: str, image: Image, tag: str) -> None:

@@ -14,6 +14,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
+from judging.cosign import Found, Key, Signature, Signer, Unverified, found_signatures, named_signers, signature_tag
+from judging.cosign import verify as verify_signature
+from judging.hook import run_hook
+from judging.keyless import Keyless
+from judging.policy_model import Cosign, Verify
 from oci.blobs import BlobStore
 from oci.descriptor import Descriptor, Manifest, short_digest
 from oci.errors import OciError
@@ -22,12 +27,6 @@ from oci.reference import Reference
 from protocol.release import Content, ReleaseImage
 from runtime.errors import UserError
 from runtime.keys import load_verification_key
-from sender.cosign import Found, Key, Signature, Signer, Unverified, found_signatures, named_signers, signature_tag
-from sender.cosign import verify as verify_signature
-from sender.desired import contents_of
-from sender.hook import run_hook
-from sender.keyless import Keyless
-from sender.policy_model import Cosign, Verify
 
 SHOWN_MAX: Final = 3  # offenders that one reason names
 
@@ -103,7 +102,7 @@ def admissible_source(policy: Verify, reference: Reference) -> tuple[str, ...]:
 def admissible(policy: Verify, subject: Subject) -> tuple[str, ...]:
     """Return what speaks against *subject* as far as descriptors show it; no blob is needed."""
     reasons = list(admissible_source(policy, subject.reference))
-    parts = {part.digest: part for part in contents_of(subject.image)}.values()
+    parts = {part.digest: part for part in subject.image.contents()}.values()
     if policy.media_types is not None:
         globs = policy.media_types
         kinds = sorted({part.media_type for part in parts if not _matches(part.media_type, globs)})
@@ -154,7 +153,7 @@ def _signatures_of(image: ReleaseImage, blobs: BlobStore) -> Found:
     """Read the manifests that may hold signatures; one that cannot be read is a fault, the root raises OciError."""
     root = _manifest(image.root, blobs)
     tags = dict(image.extra_tags)
-    contents = {part.digest: part for part in contents_of(image)}
+    contents = {part.digest: part for part in image.contents()}
     faults: list[str] = []
 
     def manifest(digest: str) -> Manifest | None:

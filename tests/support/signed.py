@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from judging.cosign import BUNDLE_TYPES, Found, found_signatures, pae
 from oci.descriptor import OCI_MANIFEST, Manifest
-from sender.cosign import BUNDLE_TYPES, Found, found_signatures, pae
 from tests.oci_layout.images import Image, as_json, single_image
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | Ed25519PrivateKey

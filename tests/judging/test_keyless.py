@@ -17,17 +17,17 @@ from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from judging.cosign import Key, Signature, Unverified, signature_tag
+from judging.keyless import Keyless
+from judging.policy import Subject, Verdict, judge, load_keys
+from judging.policy_model import Cosign, KeylessSigner, Verify
 from oci.closure import walk
 from oci.layout import Layout
 from oci.reference import parse_reference
 from runtime.errors import UserError
-from sender.cosign import Key, Signature, Unverified, signature_tag
 from sender.desired import release_image
-from sender.keyless import Keyless
-from sender.policy import Subject, Verdict, judge, load_keys
-from sender.policy_model import Cosign, KeylessSigner, Verify
 from tests.oci_layout.images import single_image
-from tests.sender.signed import (
+from tests.support.signed import (
     Case,
     bundle_form,
     case,

@@ -19,11 +19,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import IO, Final
 
+from judging.cosign import one_line
 from oci.blobs import BlobStore
 from oci.errors import NotFound
 from protocol.release import ReleaseImage
-from sender.cosign import one_line
-from sender.desired import contents_of
 
 OUTPUT_BYTES_MAX: Final = 4096  # the end of each stream; the rest is read and dropped
 REASON_CHARS_MAX: Final = 300
@@ -68,7 +67,7 @@ def make_layout(image: ReleaseImage, tag: str | None, blobs: BlobStore, scratch:
     scratch.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=scratch)).absolute()
     try:
-        for part in contents_of(image):
+        for part in image.contents():
             source = blobs.path(part.digest).absolute()
             if blobs.size(part.digest) != part.size:
                 raise NotFound(f"{blobs.root}: no blob {part.digest} of {part.size:,} bytes")

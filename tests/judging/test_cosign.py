@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sender.cosign import Found, Key, Unverified, named_signers, pae, verify
+from judging.cosign import Found, Key, Unverified, named_signers, pae, verify
 from tests.oci_layout.images import referrer_to
-from tests.sender.signed import (
+from tests.support.signed import (
     Case,
     PrivateKey,
     bundle_form,

@@ -10,8 +10,8 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from judging.cosign import Signature, Signer, Unverified, certificate_identity, one_line, pae
 from runtime.errors import UserError
-from sender.cosign import Signature, Signer, Unverified, certificate_identity, one_line, pae
 
 if TYPE_CHECKING:
     from sigstore.verify import Verifier

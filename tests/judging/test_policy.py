@@ -10,18 +10,18 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 
+from judging.cosign import Key, signature_tag
+from judging.policy import Subject, Verdict, admissible, admissible_source, judge, load_keys, signers_of
+from judging.policy_model import Verify
 from oci.closure import walk
 from oci.layout import Layout
 from oci.reference import parse_reference
 from runtime.document import load_yaml
 from runtime.errors import UserError
 from runtime.settings import Section, validate
-from sender.cosign import Key, signature_tag
 from sender.desired import release_image
-from sender.policy import Subject, Verdict, admissible, admissible_source, judge, load_keys, signers_of
-from sender.policy_model import Verify
 from tests.oci_layout.images import Image, multi_image, single_image
-from tests.sender.signed import bundle_form, dsse_bundle, new_key, pem, statement, tag_form
+from tests.support.signed import bundle_form, dsse_bundle, new_key, pem, statement, tag_form
 
 KEY = new_key()
 SIGNER = Key(KEY.public_key()).signer.identity

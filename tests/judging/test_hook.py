@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from judging.hook import REASON_CHARS_MAX, make_layout, remove_stale, run_hook
 from oci.closure import walk
 from oci.layout import Layout
 from protocol.release import ReleaseImage
-from sender.desired import contents_of, release_image
-from sender.hook import REASON_CHARS_MAX, make_layout, remove_stale, run_hook
+from sender.desired import release_image
 from tests.oci_layout.images import multi_image, referrer_to, single_image
 
 ENTRY = {"image": "registry.example/app:1", "signers": ["unsigned"]}
@@ -56,8 +56,8 @@ async def test_the_layout_holds_the_image_and_nothing_else(place: Place) -> None
     layout = Layout.open(folder)
     assert await layout.tags() == ["1"]
     assert (await layout.resolve("1")).digest == place.image.root.digest
-    assert set(layout.blobs.digests()) == {part.digest for part in contents_of(place.image)}
-    for part in contents_of(place.image):
+    assert set(layout.blobs.digests()) == {part.digest for part in place.image.contents()}
+    for part in place.image.contents():
         layout.blobs.verify(part.digest)
         assert layout.blobs.path(part.digest).samefile(place.spool.blobs.path(part.digest))  # no copy
     remove_stale(place.scratch)
