@@ -15,6 +15,7 @@ from pathlib import Path
 
 import structlog
 
+from receiver import integrity
 from receiver.config import ReceiverSettings
 from receiver.journal import ReceiverJournal
 from receiver.link import Link
@@ -39,9 +40,9 @@ def run(settings: ReceiverSettings, config: Path, *, once: bool) -> int:
     # One line now, not a crash of a child again and again: the keys, then the address.
     load_hpke_key(settings.hpke_key, created_by=settings.created_by)
     trusted = trust(settings)
-    Link(settings.listen.on, settings.listen.receive_buffer, gro="off").close()
+    with contextlib.closing(Link(settings.listen.on, settings.listen.receive_buffer, gro="off")):
+        integrity.begin(settings.journal, trusted)
     started = time.time()
-    ReceiverJournal(settings.journal).close()
     code = asyncio.run(_run(settings, config, trusted, started, once=once))
     if once:
         _summarise(settings, trusted, started, code)
