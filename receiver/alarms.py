@@ -36,6 +36,7 @@ class _Kind:
 _ERROR, _WARNING = Severity.ERROR, Severity.WARNING
 CATALOGUE: Final[Mapping[str, _Kind]] = {
     "capture_down": _Kind(_ERROR, "systemctl status checkvalve-capture, and its log"),
+    "journal_stuck": _Kind(_ERROR, "make room on the disk, or end what locks the journal; it goes on by itself"),
     "publish_down": _Kind(_ERROR, "systemctl status checkvalve-publish, and its log"),
     "silence": _Kind(_ERROR, "look at the sender, the diode and the cabling"),
     "lane_silent": _Kind(_ERROR, "look at link.lanes of the sender and its port"),
@@ -85,6 +86,7 @@ class Facts:
     now: float
     capture: dict[str, Any] = field(default_factory=dict)
     capture_told: float = 0.0
+    capture_at_work: bool = False  # whether its process holds the lock of the state folder
     publish: dict[str, Any] = field(default_factory=dict)
     publish_told: float = 0.0
     behind: Mapping[str, tuple[int, float]] = field(
@@ -140,7 +142,12 @@ def _roles(facts: Facts) -> Iterable[Alarm]:
     state, other = facts.capture.get("state", "never started"), facts.publish.get("state", "never started")
     half = alive(facts.publish, facts.publish_told, facts.now)  # the other role runs, so this one should
     stopped = state in ("stopped", "never started")
-    if not facts.capture_alive and (half or not stopped) and abs(facts.now - facts.capture_told) > ALIVE_S:
+    late = not facts.capture_alive and abs(facts.now - facts.capture_told) > ALIVE_S
+    if late and facts.capture_at_work:
+        yield Alarm(
+            "journal_stuck", f"capture runs and does not write its journal: {_last(facts.capture_told, facts.now)}"
+        )
+    elif late and (half or not stopped):
         yield Alarm("capture_down", f"capture is not running: {_last(facts.capture_told, facts.now)}")
     gone = other not in ("stopped", "never started") and not half
     if gone:

@@ -12,6 +12,7 @@ credentials.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import sys
 import time
@@ -55,6 +56,7 @@ from receiver.results import Block, BlockWritten, ObjectRefused, ObjectTaken, Pa
 from receiver.senders import Trust, trust
 from receiver.wanted import Wanted
 from runtime import keys, logs, notify
+from runtime.alone import alone
 from runtime.errors import UserError
 from runtime.signals import StopFlag
 from runtime.threads import name_thread
@@ -75,12 +77,17 @@ log = structlog.get_logger()
 def main(settings: ReceiverSettings, once: bool = False) -> int:
     """Run the role until stopped (``once`` changes nothing here: publish knows when all is done)."""
     logs.configure(settings.logs.format, settings.logs.level)
+    with alone(settings.state, "capture"):
+        return _main(settings)
+
+
+def _main(settings: ReceiverSettings) -> int:
     name_thread("capture")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     private = keys.load_hpke_key(settings.hpke_key, created_by=ReceiverSettings.created_by)
     trusted = trust(settings)
     link = Link(settings.listen.on, settings.listen.receive_buffer, gro=settings.listen.gro)
-    floor = integrity.begin(settings.journal, trusted)  # while the socket is ours, no other capture is at the journal
+    floor = integrity.begin(settings.journal, trusted)
     journal = ReceiverJournal(settings.journal)
     remembered = Remembered(epochs=dict(floor.marks.epochs))
     lanes = settings.listen.lanes
@@ -187,6 +194,8 @@ class _Capture:
         self._stop = stop
         while not stop.is_set():
             if self._assembler.failed is not None or not self._ledger.alive:
+                with contextlib.suppress(OSError):
+                    self._floor.keep()  # the whole state folder may have vanished
                 raise UserError(
                     "capture stopped: a thread failed, see the log line before"
                 ) from self._assembler.failed

@@ -81,6 +81,11 @@ class Floor:
         """Note a verified release that is about to count; OSError if the disk fails, and the call may be repeated."""
         self.raise_to(Marks(releases={collection: mark}))
 
+    def keep(self) -> None:
+        """Write both copies anew, whatever became of them; OSError if the disk fails."""
+        with self._lock:
+            self._write()
+
     def _write(self) -> None:
         self.sound = 0
         self._generation += 1

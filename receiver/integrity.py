@@ -3,7 +3,7 @@
 A damaged journal is set aside under a name that says when, and a new one begun. What can be told from the old one and
 proves itself is taken over: releases by their signatures, finished bytes of partial objects because their digest is
 checked when they are whole. Everything else (what was published where, counters) the roles find out again. The spool
-needs no journal. Only capture, which holds the diode's socket, and `run` before it starts anything may call this.
+needs no journal. Only capture, alone in its state folder, may call this, and `run` before it starts anything.
 """
 
 from __future__ import annotations

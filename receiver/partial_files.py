@@ -26,6 +26,7 @@ from runtime.durable import sync_folder
 
 OPEN_FILES_MAX: Final = 64
 ASK_AGAIN_S: Final = 1.0  # who had no room is not looked at for so long
+NEEDED_S: Final = 5.0
 
 log = structlog.get_logger()
 
@@ -76,6 +77,7 @@ class PartialFiles:
         self._gone = gone
         self.reserve = Reserve(folder, bounds.reserve)
         self._open: dict[str, Opened] = {}
+        self._needed: tuple[float, set[str], set[str] | None] = (0.0, set(), None)  # valid until, asked, answer
         self._no_room: dict[str, tuple[float, str]] = {}  # coded digest -> until when (monotonic s), which bound
 
     def get(self, coded_digest: str) -> Opened | None:
@@ -99,7 +101,11 @@ class PartialFiles:
         self._no_room.pop(entry.coded_digest, None)
         if as_partial and entry.coded_digest not in self._open:
             self._within_space(entry, journal)
-        short = self.reserve.short(size) if size else 0
+        try:
+            short = self.reserve.short(size) if size else 0
+        except FileNotFoundError:  # somebody removed the folder
+            self._folder.mkdir(parents=True, exist_ok=True)
+            short = self.reserve.short(size)
         if short > 0:
             self._make_room(entry, short, journal, "limits.disk_reserve")
 
@@ -112,8 +118,7 @@ class PartialFiles:
             self._make_room(entry, short, journal, "limits.partial_space")
 
     def _make_room(self, entry: ObjectEntry, short: int, journal: ReceiverJournal, bound: str) -> None:
-        digests = {partial.digest for partial, _, _ in journal.partials()} | {entry.digest}
-        needed = needed_by_releases(journal, self._trust, digests)
+        needed = self._needed_of({partial.digest for partial, _, _ in journal.partials()} | {entry.digest}, journal)
         found = standings(journal, needed)
         own = next((each for each in found if each.partial.coded_digest == entry.coded_digest), None)
         wanted = needed is None or entry.kind is not Kind.BLOB or entry.digest in needed
@@ -130,6 +135,14 @@ class PartialFiles:
             raise NoRoom(bound)
         for each in leaving:
             self.give_up(each.partial, journal, bound if each.needed else f"{bound}, and no release needs it")
+
+    def _needed_of(self, digests: set[str], journal: ReceiverJournal) -> set[str] | None:
+        """Return which of these the newest releases need, as asked some seconds ago: large releases take time."""
+        until, asked, needed = self._needed
+        if time.monotonic() >= until or not digests <= asked:
+            needed = needed_by_releases(journal, self._trust, digests)
+            self._needed = time.monotonic() + NEEDED_S, digests, needed
+        return needed
 
     def give_up(self, partial: Partial, journal: ReceiverJournal, reason: str) -> None:
         """Forget a partial object and remove its file."""

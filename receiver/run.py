@@ -22,6 +22,7 @@ from receiver.link import Link
 from receiver.senders import Trust, trust
 from receiver.survey import CollectionView, ImageView, Survey
 from runtime import logs
+from runtime.alone import alone
 from runtime.errors import print_error
 from runtime.keys import load_hpke_key
 from runtime.roles import Relay, Role, run_roles
@@ -40,7 +41,8 @@ def run(settings: ReceiverSettings, config: Path, *, once: bool) -> int:
     # One line now, not a crash of a child again and again: the keys, then the address.
     load_hpke_key(settings.hpke_key, created_by=settings.created_by)
     trusted = trust(settings)
-    with contextlib.closing(Link(settings.listen.on, settings.listen.receive_buffer, gro="off")):
+    Link(settings.listen.on, settings.listen.receive_buffer, gro="off").close()
+    with alone(settings.state, "capture"):
         integrity.begin(settings.journal, trusted)
     started = time.time()
     code = asyncio.run(_run(settings, config, trusted, started, once=once))

@@ -16,6 +16,7 @@ from receiver.meters import HOUR, MINUTE, Meters
 from receiver.senders import trust
 from receiver.survey import CollectionView, ImageView, PartialObject, Survey
 from receiver.watch import StandingAlarms
+from runtime.alone import at_work
 from runtime.terminal import human_bytes, human_duration, human_rate, print_json, table
 
 _FIGURES: Final = ("datagrams", "bytes", "symbols", "repaired", "surplus", "lost", "kernel_drops")
@@ -170,6 +171,7 @@ def _alarms(
     facts = Facts(
         now,
         *live.get("capture", ({}, 0.0)),
+        at_work(settings.state, "capture"),
         *live.get("publish", ({}, 0.0)),
         gaps={view.collection: view.heard_sequence or 0 for view in collections if view.gap},
         unusable={f"{view.collection} {view.sequence}": view.error for view in collections if view.error is not None},
