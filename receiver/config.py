@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from runtime.settings import ConfigPath, Duration, HostPort, Rate, Section, Settings, Size, spelt
+from runtime.settings import ConfigPath, Duration, HostPort, Rate, Ratio, Section, Settings, Size, spelt
 
 _URL = spelt(r"https?://[^/\s]+/?", "not the address of a registry; give e.g. https://registry.internal:5000")
 _PREFIX = spelt(
@@ -27,7 +27,6 @@ class Listen(Section):
 
     on: HostPort
     receive_buffer: Size = 32 * 2**20
-    silence_alarm: Duration = 30.0
     lanes: Annotated[int, Field(ge=1, le=16)] = 1
     gro: Literal["auto", "mmsg", "off"] = "auto"
     rate: Rate | None = None  # what the diode carries: only doctor asks
@@ -43,6 +42,16 @@ class Limits(Section):
 
     object_size: Size = 64 * 2**30
     partial_space: Size = 200 * 2**30
+    partial_age: Duration = 30 * 86_400.0  # of a live link, without a byte gained
+    disk_reserve: Size | None = None  # None: 1 GiB, at most a twentieth of the file system
+
+
+class Alarms(Section):
+    """When status and log raise an alarm."""
+
+    silence: Duration = 30.0  # no datagram, or no beacon that is new
+    behind: Duration = 600.0  # a release is heard of and does not come
+    repair_used: Annotated[Ratio, Field(gt=0, le=1)] = 0.8  # of the repair symbols, by the worst block of an hour
 
 
 class RegistryTarget(Section):
@@ -110,6 +119,7 @@ class ReceiverSettings(Settings):
     listen: Listen
     publish: Publish
     limits: Limits = Limits()
+    alarms: Alarms = Alarms()
     logs: Logs = Logs()
 
     @property

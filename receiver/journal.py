@@ -7,14 +7,17 @@ seconds.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from receiver.journal_schema import MIGRATIONS
 from runtime.database import open_journal, transaction
+
+REMEDY: Final = "capture sets it aside and begins a new one when it starts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,18 @@ class ReceiverJournal:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.connection: sqlite3.Connection = open_journal(path, MIGRATIONS, owner="receiver", read_only=read_only)
+        self.connection: sqlite3.Connection = open_journal(
+            path, MIGRATIONS, owner="receiver", read_only=read_only, remedy=REMEDY
+        )
+        self._path, self._file = path, os.stat(path)
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another file is at its place by now, or none: what is written here, nobody will read."""
+        try:
+            return not os.path.samestat(self._file, os.stat(self._path))
+        except OSError:
+            return True
 
     def close(self) -> None:
         """Close the connection."""
@@ -93,7 +107,9 @@ class ReceiverJournal:
         """Record that an object is being received; return its finished ranges [start, end)."""
         with transaction(self.connection):
             self.connection.execute(
-                "INSERT INTO partials VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (coded_digest) DO UPDATE SET"
+                "INSERT INTO partials"
+                " (coded_digest, kind, coding, digest, content_size, coded_size, created, updated)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (coded_digest) DO UPDATE SET"
                 " kind = excluded.kind, coding = excluded.coding, digest = excluded.digest,"
                 " content_size = excluded.content_size, coded_size = excluded.coded_size",
                 (
@@ -120,7 +136,9 @@ class ReceiverJournal:
                 self.connection.executemany(
                     "INSERT INTO ranges VALUES (?, ?, ?)", [(coded_digest, start, end) for start, end in ranges]
                 )
-                self.connection.execute("UPDATE partials SET updated = ? WHERE coded_digest = ?", (now, coded_digest))
+                self.connection.execute(
+                    "UPDATE partials SET updated = ?, idle = 0 WHERE coded_digest = ?", (now, coded_digest)
+                )
 
     def ranges(self, coded_digest: str) -> list[tuple[int, int]]:
         """Return the finished ranges [start, end) of a partial object, without opening it."""

@@ -37,4 +37,19 @@ MIGRATIONS: Final = (
     CREATE TABLE members (           -- what each unpacked batch brought
         batch TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (batch, digest)) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE partials ADD COLUMN  -- seconds of a live link, as a running capture saw them, that added nothing
+        idle REAL NOT NULL DEFAULT 0;
+    CREATE TABLE incidents (         -- what was dropped, refused, set aside; alarms that began and ended
+        number INTEGER PRIMARY KEY AUTOINCREMENT, moment REAL NOT NULL, event TEXT NOT NULL, subject TEXT NOT NULL,
+        reason TEXT NOT NULL, detail TEXT NOT NULL, bytes INTEGER NOT NULL);
+    CREATE TABLE alarms (            -- those that capture has raised and not cleared
+        code TEXT NOT NULL, subject TEXT NOT NULL, severity TEXT NOT NULL, text TEXT NOT NULL, since REAL NOT NULL,
+        PRIMARY KEY (code, subject)) WITHOUT ROWID;
+    CREATE TABLE meters (            -- what the link carried and lost in each minute, hour and day (span, s)
+        number INTEGER PRIMARY KEY AUTOINCREMENT, span INTEGER NOT NULL, start INTEGER NOT NULL,
+        datagrams INTEGER NOT NULL, bytes INTEGER NOT NULL, lost INTEGER NOT NULL, kernel_drops INTEGER NOT NULL,
+        repaired INTEGER NOT NULL, blocks INTEGER NOT NULL, blocks_lost INTEGER NOT NULL,
+        worst INTEGER NOT NULL, worst_of INTEGER NOT NULL, worst_k INTEGER NOT NULL, UNIQUE (span, start));
+    """,
 )

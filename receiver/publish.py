@@ -117,6 +117,8 @@ class Publisher:
             self._tell("stopped")
 
     async def _poll(self) -> None:
+        if self._journal.replaced:
+            raise UserError("the journal was set aside or is gone: publish starts again with the new one")
         changes, spool = self._journal.changes(), _folder_times(self._spool)
         if changes != self._seen[0]:
             for collection, mark in self._journal.newest_marks().items():

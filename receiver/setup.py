@@ -33,7 +33,7 @@ senders:                           # public keys of the senders to trust, from `
 listen:
   on: {listen:<28} # where the diode's datagrams arrive; `rate: 1Gbit` below it is what `doctor` judges by
   # receive_buffer: 32MiB          # asked of the kernel: what arrives while the process is busy waits there
-  # silence_alarm: 30s             # status raises the alarm when no datagram came for so long
+                                   # how long it may be silent: alarms, below
   # lanes: 1                       # as many as the sender has (link.lanes), at port, port + 1, …
   # gro: auto                      # mmsg: many datagrams a call without GRO; off: each by itself
 
@@ -48,6 +48,14 @@ publish:                           # to a registry or into an OCI image layout, 
 # limits:
 #   object_size: 64GiB             # the largest object accepted
 #   partial_space: 200GiB          # room for objects that have arrived in part
+#   partial_age: 30d               # they are given up when a live link brought them nothing for so long
+#                                  # `disk_reserve: 5GiB` stays free for journal and releases; without it 1 GiB,
+#                                  # at most a twentieth of the file system
+
+# alarms:
+#   silence: 30s                   # no datagram, or no new beacon
+#   behind: 10m                    # a release is heard of and does not come
+#   repair_used: 80%               # of the repair symbols, by the worst block of the last hour
 
 # logs:
 #   format: auto                   # console on a terminal, json elsewhere

@@ -16,9 +16,11 @@ from protocol.beacon import Newest
 from protocol.buffers import BlockBuffer, whole_symbols
 from protocol.incoming import IncomingBlock, IncomingObject
 from receiver import assemble
-from receiver.assemble import Assembler, BlockWritten, ObjectTaken
+from receiver.assemble import Assembler
 from receiver.journal import ReceiverJournal
 from receiver.ledger import Ledger
+from receiver.partial_files import Bounds
+from receiver.results import BlockWritten, ObjectTaken
 from receiver.senders import Trust
 from tests.capture.rig import Cargo, Mouth, Side, Wire, digest_of, end, rss_bytes, some_bytes
 from tests.support.waits import wait_for
@@ -82,7 +84,7 @@ def test_with_the_disk_full_it_still_ends_when_told_to(side: Side, tiny: Path, s
     wait_for(lambda: side.events("session_joined"))
     fill(tiny)
     mouth.say(wire.send([Cargo(some_bytes(3_000_000))]))
-    wait_for(lambda: side.events("disk_failed"))
+    wait_for(lambda: side.events("disk_low"))
     _, seconds = end(process)
     assert seconds < 8
 
@@ -90,7 +92,9 @@ def test_with_the_disk_full_it_still_ends_when_told_to(side: Side, tiny: Path, s
 @pytest.fixture
 def assembler(side: Side) -> Iterator[Assembler]:
     side.state.mkdir()
-    made = Assembler(side.spool, side.state / "partial", side.state / "journal.sqlite", Trust(side.trusted), 1 << 30)
+    made = Assembler(
+        side.spool, side.state / "partial", side.state / "journal.sqlite", Trust(side.trusted), Bounds(1 << 30)
+    )
     made.start()
     yield made
     made.stop()
