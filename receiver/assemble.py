@@ -36,10 +36,12 @@ from protocol.geometry import BlockShape
 from protocol.incoming import IncomingObject
 from protocol.objects import Kind, ObjectEntry
 from protocol.ranges import RangeSet
+from receiver.audit import AUDIT_NAME, Audit
 from receiver.digests import RunningDigests
 from receiver.intake import Accepted, Intake, Interrupted
 from receiver.journal import ReceiverJournal
 from receiver.partials import entry_of, partial_of, recover
+from receiver.refusals import Refusals
 from receiver.senders import Trust
 from runtime.durable import sync_folder
 from runtime.threads import name_thread
@@ -388,7 +390,13 @@ class Assembler:
         writers = ThreadPoolExecutor(WRITERS, "keep", name_thread, ("keep",))
         try:
             intake = Intake(
-                self.spool, journal, self.trust, writers, now=time.time, interrupted=self._stopping.is_set
+                self.spool,
+                journal,
+                self.trust,
+                writers,
+                now=time.time,
+                interrupted=self._stopping.is_set,
+                refusals=Refusals(Audit(self.journal_path.with_name(AUDIT_NAME), "capture")),
             )
             while (item := self._whole.get()) is not None:
                 owner, coded = item

@@ -87,7 +87,10 @@ def test_the_defaults_that_init_shows_are_the_defaults(made: Path) -> None:
     path.write_text(shown)
     assert load_settings(path, ReceiverSettings) == plain
     named = set(re.findall(r"([a-z_]+):", text))
-    sections = [ReceiverSettings, *(type(getattr(plain, name)) for name in ("listen", "limits", "logs", "publish"))]
+    sections = [
+        ReceiverSettings,
+        *(type(getattr(plain, name)) for name in ("listen", "border", "limits", "logs", "publish")),
+    ]
     assert {field for section in sections for field in section.model_fields} <= named
 
 
