@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from receiver.config import ReceiverSettings
+from receiver.deciding import border_alarms
 from receiver.journal import ReceiverJournal
 from receiver.senders import trust
 from receiver.survey import CollectionView, ImageView, PartialObject, Survey
@@ -31,6 +32,7 @@ def status(settings: ReceiverSettings, *, as_json: bool) -> int:
     finally:
         journal.close()
     alarms = [*link["alarms"], *_alarms(collections, unapproved=link["unapproved"])]
+    alarms += border_alarms(settings, link["refused"])
     good = not alarms and bool(collections) and all(view.complete for view in collections)
     if as_json:
         print_json(
@@ -39,7 +41,7 @@ def status(settings: ReceiverSettings, *, as_json: bool) -> int:
                 "alarms": alarms,
                 "releases": [_release_document(view) for view in collections],
                 "partial_objects": [_partial_document(item) for item in partials],
-                "link": {key: value for key, value in link.items() if key != "alarms"},
+                "link": {key: value for key, value in link.items() if key not in ("alarms", "refused")},
                 "publish": publishing,
             }
         )
@@ -154,6 +156,7 @@ def _link(settings: ReceiverSettings, journal: ReceiverJournal, now: float) -> d
             for name, count in sorted(counters.items())
             if name.startswith("drop.") and count
         },
+        "refused": {name: count for name, count in document.get("drops", {}).items() if count},
         "unapproved": bool(document.get("drops", {}).get("release_unapproved")),
         "alarms": alarms,
     }
@@ -193,6 +196,7 @@ def _alarms(collections: Iterable[CollectionView], *, unapproved: bool) -> list[
         if view.error is not None:
             found.append(f"release {view.collection} {view.sequence} is not used: {view.error}")
         found += [f"{image.title}: {image.error}" for image in view.images if image.state == "failed"]
+        found += [f"{image.title}: held: {image.error}" for image in view.images if image.state == "held"]
     return found
 
 
