@@ -20,10 +20,11 @@ from receiver.border_journal import BorderJournal, Choice, Decision
 from receiver.config import ReceiverSettings
 from receiver.journal import ReceiverJournal
 from receiver.senders import trust
-from receiver.survey import CollectionView, Survey
+from receiver.survey import CollectionView, ImageView, Survey
 from runtime.errors import EXIT_USAGE, UserError
 
 _NOT_ALLOWED: Final = ("collection_not_allowed", "sender_not_allowed")
+_HELD_SHOWN: Final = 5
 _SHORT_DIGEST: Final = re.compile(r"(?:sha256|sha512):[0-9a-f]{12,}\Z")
 
 
@@ -114,9 +115,16 @@ def decide(settings: ReceiverSettings, image: str, choice: Choice, reason: str, 
     return f"{choice}: {name}@{digest}; {_what_follows(choice, states)}"
 
 
-def border_alarms(settings: ReceiverSettings, drops: dict[str, int]) -> list[str]:
-    """Return what of border and audit log a person has to know; *drops* are of the running capture."""
-    found = [
+def border_alarms(settings: ReceiverSettings, drops: dict[str, int], images: Iterable[ImageView]) -> list[str]:
+    """Return what of border and audit log a person has to know; *drops* are of the running capture.
+
+    Each image that is held, or how many where that would hide all else.
+    """
+    waiting = [image for image in images if image.state == "held"]
+    found = [f"{image.title}: held: {image.error}" for image in waiting[:_HELD_SHOWN]]
+    if len(waiting) > _HELD_SHOWN:
+        found = [f"{len(waiting)} images are held at the border: `checkvalve-receiver held` lists them and why"]
+    found += [
         f"releases were refused as {name} ({drops[name]}): a trusted sender sends what `border` does not allow"
         for name in _NOT_ALLOWED
         if drops.get(name)

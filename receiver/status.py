@@ -32,7 +32,7 @@ def status(settings: ReceiverSettings, *, as_json: bool) -> int:
     finally:
         journal.close()
     alarms = [*link["alarms"], *_alarms(collections, unapproved=link["unapproved"])]
-    alarms += border_alarms(settings, link["refused"])
+    alarms += border_alarms(settings, link["refused"], [image for view in collections for image in view.images])
     good = not alarms and bool(collections) and all(view.complete for view in collections)
     if as_json:
         print_json(
@@ -196,7 +196,6 @@ def _alarms(collections: Iterable[CollectionView], *, unapproved: bool) -> list[
         if view.error is not None:
             found.append(f"release {view.collection} {view.sequence} is not used: {view.error}")
         found += [f"{image.title}: {image.error}" for image in view.images if image.state == "failed"]
-        found += [f"{image.title}: held: {image.error}" for image in view.images if image.state == "held"]
     return found
 
 

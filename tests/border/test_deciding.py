@@ -125,6 +125,17 @@ async def test_rejecting_what_is_published_says_so_and_shows(site: Site, cli: Cl
     assert "recalled" in site.images()[APP]["error"]
 
 
+async def test_many_held_images_are_one_alarm(site: Site, cli: Cli) -> None:
+    image = single_image()
+    site.fill(image)
+    site.release(*(release_image(f"quay.io/team/app{number}", ["1"], image) for number in range(6)))
+    assert await site.once(border(site, hold="all")) == 1
+    out = cli("status", "--config", site.config)[1]
+    assert "ALARM: 6 images are held at the border" in out
+    assert out.count("ALARM: quay.io") == 0
+    assert cli("held", "--config", site.config)[1].count("waits for a person: border.hold") == 6
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
