@@ -51,5 +51,7 @@ class Drop(Enum):
     BAD_RELEASE = "bad_release"
     RELEASE_UNTRUSTED = "release_untrusted"
     RELEASE_UNAPPROVED = "release_unapproved"  # fewer approvers signed it than the receiver asks for
+    COLLECTION_NOT_ALLOWED = "collection_not_allowed"  # this receiver takes no releases of it
+    SENDER_NOT_ALLOWED = "sender_not_allowed"  # trusted, but not for this collection
     RELEASE_ROLLED_BACK = "release_rolled_back"  # a lower sequence than one accepted before
     RELEASE_CONFLICT = "release_conflict"  # same sequence, other content; or a broken chain

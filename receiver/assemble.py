@@ -34,12 +34,14 @@ from protocol.incoming import IncomingObject
 from protocol.limits import BUFFER_BYTES_MAX
 from protocol.objects import Coding, Kind, ObjectEntry
 from protocol.ranges import RangeSet
+from receiver.audit import AUDIT_NAME, Audit
 from receiver.digests import Head, RunningDigests
 from receiver.floor import Floor
 from receiver.intake import Intake, Interrupted
 from receiver.journal import Partial, ReceiverJournal
 from receiver.partial_files import Bounds, NoRoom, PartialFiles
 from receiver.partials import entry_of, recover
+from receiver.refusals import Refusals
 from receiver.results import Block, BlockWritten, ObjectRefused, ObjectTaken, PartialForgotten, Result
 from receiver.senders import Trust
 from runtime.threads import name_thread
@@ -341,6 +343,7 @@ class Assembler:
                 now=time.time,
                 interrupted=self._stopping.is_set,
                 floor=self.floor,
+                refusals=Refusals(Audit(self.journal_path.with_name(AUDIT_NAME), "capture")),
             )
             while True:
                 try:

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, Final
 from runtime.durable import sync_folder, write_durably
 from runtime.errors import UserError
 
+AUDIT_NAME: Final = "audit.jsonl"  # in the state folder
 FILE_MODE: Final = 0o640
 LINE_BYTES_MAX: Final = 64 * 1024  # longer texts are cut, so that a line is one write and one read
 TEXT_CHARS_MAX: Final = 4096

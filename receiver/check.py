@@ -8,6 +8,7 @@ import shutil
 import socket
 from pathlib import Path
 
+from judging.policy import load_keys
 from oci.errors import OciError
 from receiver.config import ReceiverSettings
 from receiver.senders import trust
@@ -23,7 +24,7 @@ def check(config: Path) -> int:
     settings = load_settings(config, ReceiverSettings)
     print(f"ok: {config}: the settings are right")
     failures = 0
-    for trial in (_own_key, _senders, _address, _state, _target):
+    for trial in (_own_key, _senders, _border, _address, _state, _target):
         try:
             print(f"ok: {trial(settings)}", flush=True)
         except (UserError, OciError) as error:
@@ -41,6 +42,20 @@ def _senders(settings: ReceiverSettings) -> str:
     trust(settings)
     prints = ", ".join(fingerprint(load_signing_public(path)) for path in settings.senders)
     return f"trusted senders: {prints}"
+
+
+def _border(settings: ReceiverSettings) -> str:
+    border = settings.border
+    policies = [border.verify, *(rule.verify for rule in border.rules)]
+    keys = sum(len(load_keys(policy).keys) for policy in policies)
+    for run in (policy.hook.run[0] for policy in policies if policy.hook is not None):
+        if shutil.which(run) is None:
+            raise UserError(f"border: verify.hook.run: {run}: is no executable file; chmod +x it, or mend the path")
+    return f"border: {len(border.rules)} rules, {keys} cosign keys, hold: {_words(border.hold)}"
+
+
+def _words(value: str | tuple[str, ...]) -> str:
+    return value if isinstance(value, str) else ", ".join(value)
 
 
 def _address(settings: ReceiverSettings) -> str:

@@ -148,7 +148,8 @@ def doctor(
     raise typer.Exit(look.doctor(settings_of(config), facts, as_json=as_json))
 
 
-import receiver.cli_knowing  # noqa: E402, F401 - registers its commands after ours
+import receiver.cli_border  # noqa: E402 - registers its commands after ours
+import receiver.cli_knowing  # noqa: E402, F401
 
 
 def main() -> int:

@@ -8,6 +8,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from receiver.audit import AUDIT_NAME
+from receiver.border_model import BorderSettings
 from runtime.settings import ConfigPath, Duration, HostPort, Rate, Ratio, Section, Settings, Size, spelt
 
 _URL = spelt(r"https?://[^/\s]+/?", "not the address of a registry; give e.g. https://registry.internal:5000")
@@ -118,6 +120,7 @@ class ReceiverSettings(Settings):
     approvals: dict[Annotated[str, _COLLECTION], Approvals] = Field(default_factory=dict)  # "*": all others
     listen: Listen
     publish: Publish
+    border: BorderSettings = BorderSettings()
     limits: Limits = Limits()
     alarms: Alarms = Alarms()
     logs: Logs = Logs()
@@ -140,4 +143,4 @@ class ReceiverSettings(Settings):
     @property
     def audit(self) -> Path:
         """The audit log: what was decided about releases and images, and by whom."""
-        return self.state / "audit.jsonl"
+        return self.state / AUDIT_NAME

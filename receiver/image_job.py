@@ -20,12 +20,13 @@ from oci.descriptor import Descriptor, short_digest
 from oci.errors import ContentMismatch, NotFound, OciError, Refused, StorageFull
 from oci.http import Transient
 from protocol.release import Content, ReleaseImage
-from receiver.closure import IncompleteImage, absent, listed, plan
+from receiver.border import Border, HeldAtBorder
+from receiver.closure import IncompleteImage, absent, listed
 from receiver.journal import ReceiverJournal, ReleaseRow
 from receiver.mapping import target_repository
 from receiver.push import Moved, NotKept, Pusher, is_published
 
-State = Literal["receiving", "publishing", "published", "failed"]
+State = Literal["receiving", "publishing", "published", "failed", "held"]
 log = structlog.get_logger()
 
 
@@ -66,6 +67,7 @@ class Workshop:
     spool: BlobStore
     journal: ReceiverJournal
     pusher: Pusher
+    border: Border
     prefix: str
     parallel: int
     published: dict[tuple[str, str], str]  # (repository, tag or digest) -> digest, as the journal has it
@@ -129,6 +131,9 @@ class ImageJob:
             try:
                 await self._attempt()
                 return
+            except HeldAtBorder as error:
+                self._hold(str(error))
+                await error.wait()
             except IncompleteImage as error:
                 self._fail(str(error), missing=error.missing)
                 await self._until_here(error.missing, self._delay(pace.failed, pace.failed_max, failures))
@@ -157,6 +162,7 @@ class ImageJob:
         rival = shop.rival(self.row, path, image)
         if rival is not None:
             raise TagTaken(rival)
+        shop.border.refuse_rejected(image)
         wanted = references(image)
         if all(shop.published.get((path, reference)) == digest for reference, digest in wanted.items()):
             async with shop.slots:
@@ -164,8 +170,8 @@ class ImageJob:
                     self._published()
                     return
         await self._all_listed()
+        whole = await shop.border.admit(self.row, image)
         async with shop.slots:
-            whole = await asyncio.to_thread(plan, shop.spool, image)
             self._note("publishing")
             self.moved, started = Moved(), time.monotonic()
             await shop.pusher.push(whole, path, self.moved)
@@ -174,6 +180,7 @@ class ImageJob:
             shop.journal.note_published(self.row, path, reference, digest, now)
             shop.published[path, reference] = digest
         shop.journal.note_locations(path, [blob.digest for blob in whole.blobs])
+        await shop.border.published(self.row, image, f"{shop.pusher.target.place}/{path}")
         self.changed = True
         self._published()
         log.info(
@@ -244,6 +251,12 @@ class ImageJob:
     def _published(self) -> None:
         self.failed = False
         self._note("published")
+
+    def _hold(self, reason: str) -> None:
+        if self.state != "held":
+            log.warning("image_held", image=self.image.name, tags=list(self.image.tags), reason=reason)
+        self.failed = True  # only a person, or another release, can mend it
+        self._note("held", error=reason)
 
     def _fail(self, error: str, missing: tuple[Descriptor, ...] = ()) -> None:
         self.failed = True

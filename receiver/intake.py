@@ -28,6 +28,7 @@ from protocol.trust import ReleaseMark
 from receiver.digests import Head
 from receiver.floor import Floor, Marks
 from receiver.journal import ReceiverJournal
+from receiver.refusals import Refusals
 from receiver.senders import Trust
 
 _READ_BYTES: Final = 1024 * 1024
@@ -67,7 +68,9 @@ class Intake:
         now: Callable[[], float],
         interrupted: Callable[[], bool] = lambda: False,
         floor: Floor | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
+        self._refusals = refusals
         self._writers = writers
         self._interrupted = interrupted
         self._spool = spool
@@ -139,6 +142,14 @@ class Intake:
         return Accepted(entry, new)
 
     def _release(self, entry: ObjectEntry, content: bytes) -> Accepted:
+        try:
+            return self._checked_release(entry, content)
+        except WireError as error:
+            if self._refusals is not None:
+                self._refusals.note(entry.digest, error, self._now())
+            raise
+
+    def _checked_release(self, entry: ObjectEntry, content: bytes) -> Accepted:
         signed = self._trust.open(content)
         release = signed.release
         newer = check_order(signed, self._marks.get(release.collection))

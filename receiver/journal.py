@@ -229,7 +229,7 @@ class ReceiverJournal:
         total_bytes: int = 0,
         error: str | None = None,
     ) -> None:
-        """Record the state of an image: receiving, publishing, published or failed (with its one-line error)."""
+        """Record the state of an image: receiving, publishing, published, failed or held (these two with why)."""
         with transaction(self.connection):
             self.connection.execute(
                 "INSERT OR REPLACE INTO image_states VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

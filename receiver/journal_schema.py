@@ -52,4 +52,18 @@ MIGRATIONS: Final = (
         repaired INTEGER NOT NULL, blocks INTEGER NOT NULL, blocks_lost INTEGER NOT NULL,
         worst INTEGER NOT NULL, worst_of INTEGER NOT NULL, worst_k INTEGER NOT NULL, UNIQUE (span, start));
     """,
+    """
+    CREATE TABLE border_verdicts (   -- what the border found of an image; the lists are JSON
+        collection TEXT NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL,
+        judged TEXT NOT NULL,        -- digest of what it was judged by: policy, keys, hook, contents
+        faults TEXT NOT NULL, held TEXT NOT NULL, signers TEXT NOT NULL, updated REAL NOT NULL,
+        told TEXT NOT NULL,          -- the reasons that the audit log has
+        PRIMARY KEY (collection, name, digest));
+    CREATE TABLE border_decisions (  -- what people decided; a decision replaced gets a new, higher number
+        number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, digest TEXT NOT NULL,
+        choice TEXT NOT NULL, reason TEXT NOT NULL, actor TEXT NOT NULL, decided REAL NOT NULL,
+        UNIQUE (name, digest));
+    CREATE TABLE border_published (  -- images whose first publication the audit log has
+        name TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (name, digest)) WITHOUT ROWID;
+    """,
 )

@@ -22,6 +22,7 @@ from oci.descriptor import DIGEST_HEX_LENGTH
 from oci.errors import OciError
 from protocol.errors import WireError
 from protocol.release import Release, ReleaseImage
+from receiver.border import Border
 from receiver.config import ReceiverSettings
 from receiver.image_job import ImageJob, Pace, Workshop
 from receiver.journal import ReceiverJournal, ReleaseRow
@@ -84,6 +85,7 @@ class Publisher:
             spool=self._spool,
             journal=journal,
             pusher=Pusher(target, self._spool, journal.locations(), parallel),
+            border=Border(settings, journal, self._spool),
             prefix=settings.publish.prefix,
             parallel=parallel,
             published=journal.published(),
@@ -121,6 +123,7 @@ class Publisher:
             raise UserError("the journal was set aside or is gone: publish starts again with the new one")
         changes, spool = self._journal.changes(), _folder_times(self._spool)
         if changes != self._seen[0]:
+            self._shop.border.look()
             for collection, mark in self._journal.newest_marks().items():
                 current = self._desired.get(collection)
                 if (current is None or (current.row.sequence, current.row.digest) != mark) and (

@@ -45,6 +45,19 @@ publish:                           # to a registry or into an OCI image layout, 
 # approvals: {{}}                    # whose signatures releases need besides; "*" is every collection not named:
 #                                  # {{"*": {{approvers: [keys/alice.pub, keys/bob.pub], threshold: 2}}}}
 
+# border:                          # what every image has to pass here, whatever the sender made of it
+#   collections: ["*"]             # whose releases are taken; globs
+#   senders: {{}}                    # who of those above may sign them:
+#                                  # {{edge: [keys/edge.pub], "*": ["SHA256:…"]}}
+#   verify: {{}}                     # as in the sender's images.yaml: {{cosign: {{keys: [keys/cosign.pub]}},
+#                                  # repositories: ["quay.io/*"], media_types: […], max_image: 5GiB,
+#                                  # max_blob: 2GiB, hook: {{run: hooks/scan.sh, timeout: 10m}}}}
+#   rules: []                      # the first that matches is asked besides:
+#                                  # {{match: docker.io/team/*, verify: {{…}}}}
+#   artifacts: any                 # known: only images and their signatures, attestations and SBOMs; or globs
+#   hold: none                     # all, or globs of names: a person releases (`checkvalve-receiver release`)
+#   again: 1d                      # how long a verdict that holds an image counts
+
 # limits:
 #   object_size: 64GiB             # the largest object accepted
 #   partial_space: 200GiB          # room for objects that have arrived in part

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from receiver.alarms import Alarm, Facts, Severity, alive, judge
 from receiver.config import ReceiverSettings
+from receiver.deciding import border_alarms
 from receiver.estimate import OnTheLink, on_the_link
 from receiver.incidents import Incidents
 from receiver.journal import ReceiverJournal
@@ -188,7 +189,9 @@ def _alarms(
         behind = {key: each for key, each in stood.items() if each.code == "release_behind"}
         found |= {key: each for key, each in behind.items() if each.subject in facts.gaps}
         found = {key: replace(each, since=stood[key].since) if key in stood else each for key, each in found.items()}
-    return list(found.values())
+    drops = facts.capture.get("drops", {})
+    held = border_alarms(settings, drops, [image for view in collections for image in view.images])
+    return [*found.values(), *held]
 
 
 def _publishing(document: dict[str, Any], updated: float, now: float) -> dict[str, Any]:

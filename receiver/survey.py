@@ -45,7 +45,9 @@ class ImageView:
     name: str
     tags: tuple[str, ...]
     digest: str
-    state: str  # receiving, publishing, published or failed, as publish last noted it; received if it did not yet
+    state: (
+        str  # receiving, publishing, published, failed or held, as publish last noted it; received if it did not yet
+    )
     error: str | None
     total_bytes: int
     missing_bytes: int
