@@ -36,6 +36,7 @@ from protocol.geometry import BlockShape
 from protocol.incoming import IncomingObject
 from protocol.objects import Kind, ObjectEntry
 from protocol.ranges import RangeSet
+from receiver.cuts import note_cut
 from receiver.digests import RunningDigests
 from receiver.intake import Accepted, Intake, Interrupted
 from receiver.journal import ReceiverJournal
@@ -307,6 +308,7 @@ class Assembler:
             self._close(next(iter(self._open)))
         self._make_room(entry, journal)
         have = RangeSet(journal.open_partial(partial_of(entry), time.time()))
+        note_cut(journal, entry)
         descriptor = os.open(self.path(entry), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             if os.fstat(descriptor).st_size != entry.geometry.size:  # new, or no more what the journal speaks of

@@ -37,4 +37,9 @@ MIGRATIONS: Final = (
     CREATE TABLE members (           -- what each unpacked batch brought
         batch TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (batch, digest)) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE cuts (              -- how the sender cut partial objects into source blocks when last heard of
+        coded_digest TEXT PRIMARY KEY REFERENCES partials (coded_digest) ON DELETE CASCADE,
+        symbol_bytes INTEGER NOT NULL, blocks INTEGER NOT NULL) WITHOUT ROWID;
+    """,
 )
