@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from protocol.release import Release, parse_payload
 from protocol.repair_code import (
     CODED_BITS,
     RELEASE_BITS,
-    SYMBOL_UNIT,
     Pieces,
     Ranges,
     Section,
@@ -39,6 +38,7 @@ from runtime.terminal import human_bytes, is_tty, print_json, table
 CHARACTERS: Final = 300  # of a code, unless asked otherwise: six lines, and a QR code that fits a terminal
 CHARACTERS_MIN: Final = 60
 CODES_MAX: Final = 1_000
+_NOTHING_HEARD: Final = "no release received or heard of yet, so what is missing is not known"
 
 
 def missing(settings: ReceiverSettings, *, as_json: bool) -> int:
@@ -50,7 +50,7 @@ def missing(settings: ReceiverSettings, *, as_json: bool) -> int:
     if as_json:
         print_json({"missing": found})
     elif not collections:
-        print("no release received or heard of yet, so what is missing is not known")
+        print(_NOTHING_HEARD)
     elif not found:
         print("nothing is missing")
     else:
@@ -126,12 +126,14 @@ class Code:
     parts: int
 
 
-def lacking(journal: ReceiverJournal, survey: Survey) -> list[Part]:
+def lacking(
+    journal: ReceiverJournal, collections: Iterable[CollectionView], partials: Iterable[PartialObject]
+) -> list[Part]:
     """Return what is lacking, the most useful first: releases, then the images of which least is lacking."""
-    partly = {item.digest: item for item in survey.partials()}
+    partly = {item.digest: item for item in partials}
     releases: list[Part] = []
     contents: list[tuple[int, list[Part]]] = []
-    for view in survey.collections():
+    for view in collections:
         if view.gap and view.heard_digest is not None and view.heard_sequence is not None:
             releases.append(Part(view.heard_sequence, first_bits(view.heard_digest, RELEASE_BITS)))
         if view.sequence is None or view.digest is None or not view.images:
@@ -155,7 +157,9 @@ def codes(parts: Sequence[Part], characters: int, most: int = CODES_MAX) -> list
     found: list[Code] = []
     todo = list(parts)
     while todo and len(found) < most:
-        fits = bisect_left(range(1, len(todo) + 1), True, key=lambda count: not _fits(todo[:count], characters))
+        fits = len(todo)
+        if not _fits(todo, characters):
+            fits = bisect_left(range(1, fits + 1), True, key=lambda count: not _fits(todo[:count], characters))
         if fits == 0:
             head, rest = _divided(todo[0], characters)
             todo[:1] = [head, rest]
@@ -183,7 +187,7 @@ def _part(journal: ReceiverJournal, known: tuple[int, int], place: int, partial:
     cut = cut_of(journal, partial.coded_digest, partial.coded_size)
     blocks = cut.blocks_of(partial.missing)
     pieces = Pieces(place, first_bits(partial.coded_digest, CODED_BITS), cut.blocks, blocks)
-    return Part(*known, place, cut.symbol_bytes // SYMBOL_UNIT * SYMBOL_UNIT or 1, pieces)
+    return Part(*known, place, cut.symbol_bytes, pieces)
 
 
 def _sections(parts: Sequence[Part]) -> list[Section]:
@@ -261,8 +265,8 @@ def print_code(settings: ReceiverSettings, output: Output, *, as_json: bool) -> 
         )
     with closing(ReceiverJournal(settings.journal, read_only=True)) as journal:
         survey = Survey(journal, settings.spool, trust(settings))
-        known = bool(survey.collections())
-        parts = lacking(journal, survey)
+        collections = survey.collections()
+        parts = lacking(journal, collections, survey.partials())
     made = codes(parts, output.characters, CODES_MAX if output.every else 1)
     written = list(_pictures(made, output))
     if as_json:
@@ -273,13 +277,13 @@ def print_code(settings: ReceiverSettings, output: Output, *, as_json: bool) -> 
                 "files": written,
             }
         )
+    elif not collections:
+        print(_NOTHING_HEARD)
     elif not parts:
-        print(
-            "nothing is missing" if known else "no release received or heard of yet, so what is missing is not known"
-        )
+        print("nothing is missing")
     else:
         _print_codes(made, len(parts), written, drawn=not written)
-    return 1 if parts or not known else 0
+    return 1 if parts or not collections else 0
 
 
 def _print_codes(made: list[Code], parts: int, written: list[Path], *, drawn: bool) -> None:
@@ -294,9 +298,7 @@ def _print_codes(made: list[Code], parts: int, written: list[Path], *, drawn: bo
     named = sum(code.parts for code in made)
     print(f"{named} of {parts} missing parts; on the other side: checkvalve-sender repair CODE")
     if named < parts:
-        print(
-            "more is missing than one code holds: this is what helps most; ask again afterwards, or --all prints all"
-        )
+        print("one code does not hold more: this is what helps most; ask again afterwards, or give --all")
     for path in written:
         print(f"wrote {path}")
 
