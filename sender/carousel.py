@@ -58,7 +58,9 @@ class Carousel:
     def _next(self, unix_now: float) -> tuple[int, int] | None:
         """Return (id, coded size) of the object that goes next; begins a round if one is due."""
         number, started = self._round()
-        started = min(started, unix_now)  # the clock was set back
+        if started > unix_now:  # the clock was set back
+            started = unix_now
+            self._begin(number, started)
         objects = list(self._objects(unix_now))
         to_go = self._to_go(objects, started)
         if not to_go and started + self._every <= unix_now:
