@@ -20,6 +20,7 @@ from typing import Any, Final
 from benchmarks import (
     bursts,
     codec,
+    converge,
     fetch,
     memory,
     pacing,
@@ -28,6 +29,7 @@ from benchmarks import (
     poll,
     profile,
     registry,
+    repair,
     report,
     sizes,
     urgent,
@@ -49,6 +51,8 @@ MEASUREMENTS: Final[dict[str, Callable[[str], dict[str, Any]]]] = {
     "fetch": lambda mode: fetch.measure(_of(mode, fetch.FULL, fetch.QUICK, fetch.TINY)),
     "poll": lambda mode: poll.measure(_of(mode, poll.FULL, poll.QUICK, poll.TINY)),
     "urgent": lambda mode: urgent.measure(_of(mode, urgent.FULL, urgent.QUICK, urgent.TINY)),
+    "repair": lambda mode: repair.measure(_of(mode, repair.FULL, repair.QUICK, repair.TINY)),
+    "converge": lambda mode: converge.measure(_of(mode, converge.FULL, converge.QUICK, converge.TINY)),
     "memory": lambda mode: memory.measure(_of(mode, memory.FULL, memory.QUICK, memory.TINY)),
 }
 

@@ -65,5 +65,8 @@ MIGRATIONS: Final = (
         UNIQUE (name, digest));
     CREATE TABLE border_published (  -- images whose first publication the audit log has
         name TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (name, digest)) WITHOUT ROWID;
+    CREATE TABLE cuts (              -- how the sender cut partial objects into source blocks when last heard of
+        coded_digest TEXT PRIMARY KEY REFERENCES partials (coded_digest) ON DELETE CASCADE,
+        symbol_bytes INTEGER NOT NULL, blocks INTEGER NOT NULL) WITHOUT ROWID;
     """,
 )

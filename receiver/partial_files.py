@@ -17,6 +17,7 @@ import structlog
 
 from protocol.objects import Kind, ObjectEntry
 from protocol.ranges import RangeSet
+from receiver.cuts import note_cut
 from receiver.digests import RunningDigests
 from receiver.journal import Partial, ReceiverJournal
 from receiver.partials import partial_of
@@ -176,6 +177,7 @@ class PartialFiles:
 
     def _open_file(self, entry: ObjectEntry, journal: ReceiverJournal) -> Opened:
         have = RangeSet(journal.open_partial(partial_of(entry), time.time()))
+        note_cut(journal, entry)
         self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
         path = self.path(entry.coded_digest)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)

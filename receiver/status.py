@@ -1,4 +1,4 @@
-"""``status`` and ``missing``: what this receiver has, lacks and hears, as tables for people or JSON for programs."""
+"""``status``: what this receiver has, lacks and hears, as tables for people or JSON for programs."""
 
 from __future__ import annotations
 
@@ -68,72 +68,6 @@ def status(settings: ReceiverSettings, *, as_json: bool) -> int:
             since = f" (for {human_duration(max(0.0, now - each.since))})" if each.since is not None else ""
             print(f"{name}: {each.text}; {each.remedy}{since} [{each.code}]")
     return 0 if good else 1
-
-
-def missing(settings: ReceiverSettings, *, as_json: bool) -> int:
-    """Print every content of the newest releases that is not here; return 1 if there is any or no release, else 0."""
-    journal = ReceiverJournal(settings.journal, read_only=True)
-    try:
-        survey = Survey(journal, settings.spool, trust(settings))
-        collections = survey.collections()
-        found = _missing(collections, {item.digest: item for item in survey.partials()})
-    finally:
-        journal.close()
-    if as_json:
-        print_json({"missing": found})
-    elif not collections:
-        print("no release received or heard of yet, so what is missing is not known")
-    elif not found:
-        print("nothing is missing")
-    else:
-        table(
-            ("digest", "size", "byte ranges not here", "needed by"),
-            [
-                (
-                    item["digest"],
-                    "" if item["size"] is None else human_bytes(item["size"]),
-                    _ranges_text(item),
-                    ", ".join(item["needed_by"]),
-                )
-                for item in found
-            ],
-            right=("size",),
-        )
-    return 1 if found or not collections else 0
-
-
-def _missing(collections: list[CollectionView], partly: dict[str, PartialObject]) -> list[dict[str, Any]]:
-    """Return one entry per digest; a release that only beacons know is an entry as well, of unknown size."""
-    found: dict[str, dict[str, Any]] = {}
-
-    def need(digest: str, size: int | None, by: str) -> None:
-        entry = found.get(digest)
-        if entry is None:
-            partial = partly.get(digest)
-            entry = found[digest] = {"digest": digest, "size": size, "needed_by": [], "coded": None}
-            if partial is not None:
-                entry["coded"] = {
-                    "digest": partial.coded_digest,
-                    "size": partial.coded_size,
-                    "missing": [list(pair) for pair in partial.missing],
-                }
-        entry["needed_by"].append(by)
-
-    for view in collections:
-        if view.gap and view.heard_digest is not None:
-            need(view.heard_digest, None, f"release {view.collection} {view.heard_sequence}")
-        for image in view.images:
-            for content in image.missing:
-                need(content.digest, content.size, image.title)
-    return list(found.values())
-
-
-def _ranges_text(item: dict[str, Any]) -> str:
-    if item["coded"] is None:
-        return "all"
-    ranges = [f"{start}-{end - 1}" for start, end in item["coded"]["missing"]]
-    shown = ", ".join(ranges[:4]) + (f" and {len(ranges) - 4} more" if len(ranges) > 4 else "")
-    return f"{shown} of {item['coded']['size']}"
 
 
 def _link(document: dict[str, Any], updated: float, counters: dict[str, int], now: float) -> dict[str, Any]:

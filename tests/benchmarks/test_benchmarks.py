@@ -56,6 +56,20 @@ def test_memory(folder: Path) -> None:
     assert all(20 < peak < 300 for peak in row["peak_mb"].values())
 
 
+def test_repair(folder: Path) -> None:
+    figures = taken("repair", folder)
+    lengths = {row["case"]: row["printed"] for row in figures["rows"]}
+    assert lengths["3 blocks of the layer"] <= 60
+    assert all(row["misread"] == 0 for row in figures["mistyped"])
+    assert all(row["mended"] == row["tries"] for row in figures["mistyped"][:3])
+
+
+def test_converge(folder: Path) -> None:
+    (row,) = taken("converge", folder)["rows"]
+    assert row["whole"] == 1
+    assert row["wire_bytes"]["median"] > 3_000_000
+
+
 def test_what_cannot_be_measured_says_why() -> None:
     document = {"figures": {"skipped": "the one-way lab needs root"}}
     assert report.section("peers", document) == "Not measured: the one-way lab needs root."
