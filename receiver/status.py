@@ -11,6 +11,8 @@ from receiver.config import ReceiverSettings
 from receiver.journal import ReceiverJournal
 from receiver.senders import trust
 from receiver.survey import CollectionView, ImageView, PartialObject, Survey
+from receiver.target_journal import TargetJournal
+from receiver.target_views import print_targets, target_documents
 from runtime.terminal import human_bytes, human_duration, human_rate, print_json, table
 
 _ALIVE_S: Final = 10.0  # a role that has not been heard of for longer is not running
@@ -28,6 +30,7 @@ def status(settings: ReceiverSettings, *, as_json: bool) -> int:
         collections, partials = survey.collections(), survey.partials()
         link = _link(settings, journal, now)
         publishing = _publishing(journal, now)
+        publishing["targets"] = target_documents(collections, TargetJournal(journal).targets())
     finally:
         journal.close()
     alarms = [*link["alarms"], *_alarms(collections, unapproved=link["unapproved"])]
@@ -231,6 +234,7 @@ def _print(
             title=f"Partial objects: {len(partials)}",
             right=("size", "here"),
         )
+    print_targets(publishing["targets"])
     _print_link(link, publishing)
     for alarm in alarms:
         print(f"ALARM: {alarm}")
