@@ -76,6 +76,8 @@ class MapRule(Section):
         try:
             if not slash:
                 raise ValueError(f"from: {self.source!r} has no '/'; give e.g. docker.io/ or docker.io/library/nginx")
+            if not any(mark in host for mark in ".:[") and host != "localhost":
+                raise ValueError(f"from: {host!r} is no registry; give whole names, such as docker.io/library/nginx")
             if check_registry(host) != host:
                 raise ValueError(f"from: {host!r} is not how images are named; give {check_registry(host)}")
         except OciError as error:
@@ -119,7 +121,7 @@ class TargetSection(Section):
             for number, rule in enumerate(self.map):
                 if ":" in rule.target or rule.target.startswith("["):
                     raise ValueError(
-                        f"map.{number}.to: {rule.target!r} names a registry; give a repository of this target"
+                        f"map[{number}].to: {rule.target!r} names a registry; give a repository of this target"
                     )
 
 
