@@ -148,6 +148,9 @@ def doctor(
     raise typer.Exit(look.doctor(settings_of(config), facts, as_json=as_json))
 
 
+import receiver.cli_nodes  # noqa: E402, F401 - registers its command after ours
+
+
 def main() -> int:
     """The console script: returns the exit code, and prints mistakes as one line."""
     return guard(app, OciError)()

@@ -28,14 +28,14 @@ _HOST: Final = re.compile(r"(?:\[(?P<six>[0-9a-f:]+)\]|(?P<name>[a-z0-9.-]+))(?:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Names that begin with *source* begin with *target* instead; without a ``/`` at the end it is a whole name."""
+    """Names that begin with *source* begin with *target* instead, at the ends of whole components."""
 
     source: str
     target: str
 
     def fits(self, name: str) -> bool:
         """Whether *name* is or lies beneath the source."""
-        return name.startswith(self.source) if self.source.endswith("/") else name == self.source
+        return name == self.source or name.startswith(self.source.removesuffix("/") + "/")
 
     def apply(self, name: str) -> str:
         """Return the other name of *name*, which fits."""

@@ -174,7 +174,8 @@ async def test_the_same_image_from_two_sources_may_have_one_name(site: Site) -> 
     [
         ("docker.io/library/nginx", "hub/nginx"),
         ("docker.io/library/redis", "cache/redis"),
-        ("docker.io/library/redis/more", "hub/redis/more"),
+        ("docker.io/library/redis-more", "hub/redis-more"),
+        ("docker.io/library/redis/more", "cache/redis/more"),
         ("docker.io/bitnami/redis", "internal/docker.io/bitnami/redis"),
         ("docker.io/libraryx/redis", "internal/docker.io/libraryx/redis"),
         ("quay.io/a/b", "a/b"),
