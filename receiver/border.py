@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import time
+import weakref
 from collections.abc import Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -88,6 +89,8 @@ class Border:
         self._common = (settings.border.verify, load_keys(settings.border.verify))
         self._rules = [(rule.match, rule.verify, load_keys(rule.verify)) for rule in settings.border.rules]
         self._turns = asyncio.Semaphore(JUDGED_AT_ONCE)
+        # Several targets want the same image: one job has it judged, the others wait for the verdict.
+        self._judging: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._events: dict[str, asyncio.Event] = {}  # digest -> set by the next decision about it
         self._newest = self._rows.newest()
         self._audit_fault = ""
@@ -125,7 +128,9 @@ class Border:
             malformed = Verdict("", faults=(_SPEC + str(error),), updated=time.time())
             await self._tell(row, image, malformed, ())
             raise HeldAtBorder(malformed.faults, event, None) from None
-        verdict, again_s = await self._verdict(row, _pushed(image, whole), whole)
+        lock = self._judging.setdefault(f"{row.collection} {image.name}@{image.root.digest}", asyncio.Lock())
+        async with lock:
+            verdict, again_s = await self._verdict(row, _pushed(image, whole), whole)
         decision = self._rows.decision(image.name, image.root.digest)  # it may have come while we judged
         released = decision is not None and decision.choice == "released"
         if decision is not None and not released:

@@ -6,11 +6,14 @@ import asyncio
 import os
 import shutil
 import socket
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from judging.policy import load_keys
 from oci.errors import OciError
 from receiver.config import ReceiverSettings
+from receiver.publish_config import TargetSection
 from receiver.senders import trust
 from receiver.target import check_target
 from runtime.errors import UserError, print_error
@@ -24,9 +27,13 @@ def check(config: Path) -> int:
     settings = load_settings(config, ReceiverSettings)
     print(f"ok: {config}: the settings are right")
     failures = 0
-    for trial in (_own_key, _senders, _border, _address, _state, _target):
+    trials: list[Callable[[], str]] = [
+        partial(trial, settings) for trial in (_own_key, _senders, _border, _address, _state)
+    ]
+    trials += [partial(_target, name, target) for name, target in settings.publish.each().items()]
+    for trial in trials:
         try:
-            print(f"ok: {trial(settings)}", flush=True)
+            print(f"ok: {trial()}", flush=True)
         except (UserError, OciError) as error:
             failures += 1
             print_error(error)
@@ -79,5 +86,5 @@ def _state(settings: ReceiverSettings) -> str:
     return f"state: {settings.state}: can be written, {human_bytes(shutil.disk_usage(folder).free)} free"
 
 
-def _target(settings: ReceiverSettings) -> str:
-    return asyncio.run(check_target(settings.publish))
+def _target(name: str, target: TargetSection) -> str:
+    return asyncio.run(check_target(name, target))

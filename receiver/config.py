@@ -10,13 +10,8 @@ from pydantic_settings import SettingsConfigDict
 
 from receiver.audit import AUDIT_NAME
 from receiver.border_model import BorderSettings
+from receiver.publish_config import Publish
 from runtime.settings import ConfigPath, Duration, HostPort, Rate, Ratio, Section, Settings, Size, spelt
-
-_URL = spelt(r"https?://[^/\s]+/?", "not the address of a registry; give e.g. https://registry.internal:5000")
-_PREFIX = spelt(
-    r"(?:[a-z0-9]+(?:[._/-][a-z0-9]+)*)?",
-    "not the beginning of a repository name; give lower-case letters and digits, joined by single . _ - or /",
-)
 
 _COLLECTION = spelt(
     r"\*|[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?",
@@ -54,38 +49,6 @@ class Alarms(Section):
     silence: Duration = 30.0  # no datagram, or no beacon that is new
     behind: Duration = 600.0  # a release is heard of and does not come
     repair_used: Annotated[Ratio, Field(gt=0, le=1)] = 0.8  # of the repair symbols, by the worst block of an hour
-
-
-class RegistryTarget(Section):
-    """The internal registry."""
-
-    url: Annotated[str, _URL]
-    ca: ConfigPath | None = None
-    docker_config: ConfigPath | None = None
-
-
-class Serve(Section):
-    """Serving the published layout read-only as a registry."""
-
-    on: HostPort
-
-
-class Publish(Section):
-    """Where images go: a registry or an OCI layout, and under which name."""
-
-    registry: RegistryTarget | None = None
-    layout: ConfigPath | None = None
-    serve: Serve | None = None
-    prefix: Annotated[str, _PREFIX] = "internal"
-    parallel: Annotated[int, Field(ge=1, le=64)] = 4
-
-    @model_validator(mode="after")
-    def _one_target(self) -> Publish:
-        if (self.registry is None) == (self.layout is None):
-            raise ValueError("give either registry or layout")
-        if self.serve is not None and self.layout is None:
-            raise ValueError("serve needs layout")
-        return self
 
 
 class Approvals(Section):

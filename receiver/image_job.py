@@ -1,4 +1,4 @@
-"""One image of a release on its way into the target: wait for its content, push, try again, note how it stands.
+"""One image of a release on its way into one target: wait for its content, push, try again, note how it stands.
 
 Each image is on its own: none waits for another, and the failure of one stops no other. Which images are wanted is
 decided in publish.py.
@@ -21,10 +21,10 @@ from oci.errors import ContentMismatch, NotFound, OciError, Refused, StorageFull
 from oci.http import Transient
 from protocol.release import Content, ReleaseImage
 from receiver.border import Border, HeldAtBorder
-from receiver.closure import IncompleteImage, absent, listed
+from receiver.closure import IncompleteImage, absent, listed, references
 from receiver.journal import ReceiverJournal, ReleaseRow
-from receiver.mapping import target_repository
-from receiver.push import Moved, NotKept, Pusher, is_published
+from receiver.mapping import Mapping
+from receiver.push import Moved, NotKept, Sink
 
 State = Literal["receiving", "publishing", "published", "failed", "held"]
 log = structlog.get_logger()
@@ -62,16 +62,18 @@ class Arrivals:
 
 @dataclass(slots=True)
 class Workshop:
-    """What all jobs share."""
+    """What all jobs of one target share."""
 
     spool: BlobStore
     journal: ReceiverJournal
-    pusher: Pusher
+    target: str  # its name in the settings
+    place: str  # for people
+    sink: Sink
+    mapping: Mapping
     border: Border
-    prefix: str
     parallel: int
     published: dict[tuple[str, str], str]  # (repository, tag or digest) -> digest, as the journal has it
-    rival: Callable[[ReleaseRow, str, ReleaseImage], str | None]  # why another collection's claim goes first
+    rival: Callable[[ImageJob, str], str | None]  # why another image's claim to a tag goes first
     pace: Pace = field(default_factory=Pace)
     rng: random.Random = field(default_factory=random.Random)
     arrivals: Arrivals = field(default_factory=Arrivals)
@@ -93,15 +95,7 @@ class _Noted:
 
 
 class TagTaken(OciError):
-    """Two collections claim one tag for different images."""
-
-
-def references(image: ReleaseImage) -> dict[str, str]:
-    """Return all that leads to the image in the target, tags and digests, each with the digest it leads to."""
-    found = {image.root.digest: image.root.digest}
-    found |= {referrer.digest: referrer.digest for referrer in image.referrers}
-    found |= dict(image.extra_tags)
-    return found | dict.fromkeys(image.tags, image.root.digest)
+    """Two images claim one tag."""
 
 
 class ImageJob:
@@ -115,7 +109,7 @@ class ImageJob:
         self.changed = False  # this process has put something into the target
         self.moved = Moved()
         self.total_bytes = sum(content.size for content in listed(image).values())
-        self._shop = shop
+        self.shop = shop
         self._noted: _Noted | None = None
 
     def rebind(self, row: ReleaseRow) -> None:
@@ -126,7 +120,7 @@ class ImageJob:
 
     async def run(self) -> None:
         """Keep at it until the image is published."""
-        pace, waits, failures = self._shop.pace, 0, 0
+        pace, waits, failures = self.shop.pace, 0, 0
         while True:
             try:
                 await self._attempt()
@@ -148,7 +142,13 @@ class ImageJob:
                     waits += 1
                     asked = getattr(error, "retry_after_seconds", None)
                     delay = max(delay, min(asked or 0.0, pace.failed_max))
-                    log.warning("image_waits", image=self.image.name, error=str(error), retry_s=round(delay, 1))
+                    log.warning(
+                        "image_waits",
+                        target=self.shop.target,
+                        image=self.image.name,
+                        error=str(error),
+                        retry_s=round(delay, 1),
+                    )
                     self._note("publishing", error=str(error))
                 else:
                     delay = self._delay(pace.failed, pace.failed_max, failures)
@@ -157,16 +157,16 @@ class ImageJob:
                 await asyncio.sleep(delay)
 
     async def _attempt(self) -> None:
-        shop, image = self._shop, self.image
-        path = target_repository(image.name, shop.prefix)
-        rival = shop.rival(self.row, path, image)
+        shop, image = self.shop, self.image
+        path = shop.mapping.name(image.name)
+        rival = shop.rival(self, path)
         if rival is not None:
             raise TagTaken(rival)
         shop.border.refuse_rejected(image)
         wanted = references(image)
         if all(shop.published.get((path, reference)) == digest for reference, digest in wanted.items()):
             async with shop.slots:
-                if await is_published(shop.pusher.target.repository(path), wanted):
+                if await shop.sink.holds(image, path):
                     self._published()
                     return
         await self._all_listed()
@@ -174,17 +174,16 @@ class ImageJob:
         async with shop.slots:
             self._note("publishing")
             self.moved, started = Moved(), time.monotonic()
-            await shop.pusher.push(whole, path, self.moved)
-        now = time.time()
-        for reference, digest in wanted.items():
-            shop.journal.note_published(self.row, path, reference, digest, now)
-            shop.published[path, reference] = digest
-        shop.journal.note_locations(path, [blob.digest for blob in whole.blobs])
-        await shop.border.published(self.row, image, f"{shop.pusher.target.place}/{path}")
+            await shop.sink.push(image, whole, path, self.moved)
+        shop.journal.note_published(self.row, path, wanted, time.time(), target=shop.target)
+        shop.published.update({(path, reference): digest for reference, digest in wanted.items()})
+        shop.journal.note_locations(path, [blob.digest for blob in whole.blobs], shop.target)
+        await shop.border.published(self.row, image, f"{shop.place}/{path}")
         self.changed = True
         self._published()
         log.info(
             "image_published",
+            target=shop.target,
             image=image.name,
             tags=list(image.tags),
             digest=image.root.digest,
@@ -199,8 +198,8 @@ class ImageJob:
         """Wait until all that the release lists is in the spool."""
         missing = list(listed(self.image).values())
         while True:
-            arrival = self._shop.arrivals.next()
-            missing = await asyncio.to_thread(absent, self._shop.spool, missing)
+            arrival = self.shop.arrivals.next()
+            missing = await asyncio.to_thread(absent, self.shop.spool, missing)
             if not missing:
                 return
             self._note("receiving", missing=missing)
@@ -212,8 +211,8 @@ class ImageJob:
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
-                    arrival = self._shop.arrivals.next()
-                    if not await asyncio.to_thread(absent, self._shop.spool, wanted):
+                    arrival = self.shop.arrivals.next()
+                    if not await asyncio.to_thread(absent, self.shop.spool, wanted):
                         return
                     await arrival.wait()
         except (TimeoutError, OciError):
@@ -221,7 +220,7 @@ class ImageJob:
 
     async def _anything_absent(self) -> bool:
         try:
-            return bool(await asyncio.to_thread(absent, self._shop.spool, listed(self.image).values()))
+            return bool(await asyncio.to_thread(absent, self.shop.spool, listed(self.image).values()))
         except ContentMismatch:
             return False  # the next attempt meets it as well
 
@@ -230,9 +229,9 @@ class ImageJob:
         dropped = False
         for digest in listed(self.image):
             try:
-                await asyncio.to_thread(self._shop.spool.verify, digest)
+                await asyncio.to_thread(self.shop.spool.verify, digest)
             except ContentMismatch as error:
-                await asyncio.to_thread(self._shop.spool.remove, digest)
+                await asyncio.to_thread(self.shop.spool.remove, digest)
                 log.error("damaged_content_removed", error=str(error))
                 dropped = True
             except NotFound:
@@ -260,7 +259,13 @@ class ImageJob:
 
     def _fail(self, error: str, missing: tuple[Descriptor, ...] = ()) -> None:
         self.failed = True
-        log.error("image_not_published", image=self.image.name, tags=list(self.image.tags), error=error)
+        log.error(
+            "image_not_published",
+            target=self.shop.target,
+            image=self.image.name,
+            tags=list(self.image.tags),
+            error=error,
+        )
         self._note("failed", missing=missing, error=error)
 
     def _note(
@@ -278,7 +283,7 @@ class ImageJob:
         if noted == self._noted:
             return
         self._noted = noted
-        self._shop.journal.note_image(
+        self.shop.journal.note_image(
             self.row,
             self.image.name,
             self.image.root.digest,
@@ -288,10 +293,11 @@ class ImageJob:
             missing_bytes=noted.missing_bytes,
             total_bytes=self.total_bytes,
             error=noted.error,
+            target=self.shop.target,
         )
 
     def _delay(self, first: float, most: float, attempt: int) -> float:
-        return min(most, first * 2.0 ** min(attempt, 30)) * self._shop.rng.uniform(0.5, 1.0)
+        return min(most, first * 2.0 ** min(attempt, 30)) * self.shop.rng.uniform(0.5, 1.0)
 
     def __str__(self) -> str:
         return f"{self.image.name}@{short_digest(self.image.root.digest)}"

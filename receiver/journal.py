@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from receiver.journal_schema import MIGRATIONS
+from receiver.publish_config import ONLY_TARGET
 from runtime.database import open_journal, transaction
 
 REMEDY: Final = "capture sets it aside and begins a new one when it starts"
@@ -228,12 +229,14 @@ class ReceiverJournal:
         missing_bytes: int = 0,
         total_bytes: int = 0,
         error: str | None = None,
+        target: str = ONLY_TARGET,
     ) -> None:
-        """Record the state of an image: receiving, publishing, published, failed or held (these two with why)."""
+        """Record how an image stands in *target*: receiving, publishing, published, failed or held (with why)."""
         with transaction(self.connection):
             self.connection.execute(
-                "INSERT OR REPLACE INTO image_states VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO image_states VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
+                    target,
                     release.collection,
                     release.sequence,
                     name,
@@ -247,36 +250,43 @@ class ReceiverJournal:
                 ),
             )
 
-    def note_published(self, release: ReleaseRow, name: str, tag: str, digest: str, now: float) -> None:
-        """Record where a tag points in the target."""
+    def note_published(
+        self, release: ReleaseRow, name: str, references: Mapping[str, str], now: float, *, target: str = ONLY_TARGET
+    ) -> None:
+        """Record where *references* (tags and digests) of repository *name* lead in *target*."""
         with transaction(self.connection):
-            self.connection.execute(
-                "INSERT OR REPLACE INTO published VALUES (?, ?, ?, ?, ?, ?)",
-                (name, tag, digest, release.collection, release.sequence, now),
+            self.connection.executemany(
+                "INSERT OR REPLACE INTO published VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (target, name, reference, digest, release.collection, release.sequence, now)
+                    for reference, digest in references.items()
+                ],
             )
 
-    def published(self) -> dict[tuple[str, str], str]:
-        """Return (target name, tag) -> digest."""
-        rows = self.connection.execute("SELECT name, tag, digest FROM published")
+    def published(self, target: str = ONLY_TARGET) -> dict[tuple[str, str], str]:
+        """Return (name in *target*, tag or digest) -> digest."""
+        rows = self.connection.execute("SELECT name, tag, digest FROM published WHERE target = ?", (target,))
         return {(name, tag): digest for name, tag, digest in rows}
 
-    def publisher(self, name: str, tag: str) -> str | None:
-        """Return the collection that put *tag* into the target last, None if none did."""
+    def publisher(self, name: str, tag: str, target: str = ONLY_TARGET) -> str | None:
+        """Return the collection that put *tag* into *target* last, None if none did."""
         row = self.connection.execute(
-            "SELECT collection FROM published WHERE name = ? AND tag = ?", (name, tag)
+            "SELECT collection FROM published WHERE target = ? AND name = ? AND tag = ?", (target, name, tag)
         ).fetchone()
         return None if row is None else str(row[0])
 
-    def note_locations(self, repository: str, digests: Iterable[str]) -> None:
-        """Record that *repository* of the target holds these blobs."""
+    def note_locations(self, repository: str, digests: Iterable[str], target: str = ONLY_TARGET) -> None:
+        """Record that *repository* of *target* holds these blobs."""
         with transaction(self.connection):
             self.connection.executemany(
-                "INSERT OR REPLACE INTO locations VALUES (?, ?)", [(digest, repository) for digest in digests]
+                "INSERT OR REPLACE INTO locations VALUES (?, ?, ?)",
+                [(target, digest, repository) for digest in digests],
             )
 
-    def locations(self) -> dict[str, str]:
-        """Return digest -> a repository of the target that held it last."""
-        return dict(self.connection.execute("SELECT digest, repository FROM locations").fetchall())
+    def locations(self, target: str = ONLY_TARGET) -> dict[str, str]:
+        """Return digest -> a repository of *target* that held it last."""
+        rows = self.connection.execute("SELECT digest, repository FROM locations WHERE target = ?", (target,))
+        return dict(rows.fetchall())
 
     def finish_release(self, release: ReleaseRow, now: float) -> None:
         """Record that every image of a release is published, and forget the image states of older releases."""
@@ -294,7 +304,9 @@ class ReceiverJournal:
 
     def images(self) -> list[dict[str, Any]]:
         """Return every image state as a dictionary, for ``status``."""
-        cursor = self.connection.execute("SELECT * FROM image_states ORDER BY collection, sequence, name, digest")
+        cursor = self.connection.execute(
+            "SELECT * FROM image_states ORDER BY collection, sequence, name, digest, target"
+        )
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor]
 

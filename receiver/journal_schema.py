@@ -65,8 +65,41 @@ MIGRATIONS: Final = (
         UNIQUE (name, digest));
     CREATE TABLE border_published (  -- images whose first publication the audit log has
         name TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (name, digest)) WITHOUT ROWID;
+    """,
+    """
     CREATE TABLE cuts (              -- how the sender cut partial objects into source blocks when last heard of
         coded_digest TEXT PRIMARY KEY REFERENCES partials (coded_digest) ON DELETE CASCADE,
         symbol_bytes INTEGER NOT NULL, blocks INTEGER NOT NULL) WITHOUT ROWID;
+    """,
+    """
+    -- several targets: what was noted so far belongs to the only one, which is called 'default'
+    CREATE TABLE targets (name TEXT PRIMARY KEY, place TEXT NOT NULL);  -- those of the settings, as publish saw them
+    CREATE TABLE target_releases (   -- releases of which a target has every image
+        target TEXT NOT NULL, collection TEXT NOT NULL, sequence INTEGER NOT NULL, published REAL NOT NULL,
+        PRIMARY KEY (target, collection, sequence)) WITHOUT ROWID;
+    INSERT INTO target_releases
+        SELECT 'default', collection, sequence, published FROM releases WHERE published IS NOT NULL;
+    ALTER TABLE published RENAME TO published_before;
+    CREATE TABLE published (         -- tags as last put into each target
+        target TEXT NOT NULL, name TEXT NOT NULL, tag TEXT NOT NULL, digest TEXT NOT NULL, collection TEXT NOT NULL,
+        sequence INTEGER NOT NULL, updated REAL NOT NULL, PRIMARY KEY (target, name, tag));
+    INSERT INTO published
+        SELECT 'default', name, tag, digest, collection, sequence, updated FROM published_before;
+    DROP TABLE published_before;
+    ALTER TABLE locations RENAME TO locations_before;
+    CREATE TABLE locations (         -- a repository of each target that holds a blob, to mount it from
+        target TEXT NOT NULL, digest TEXT NOT NULL, repository TEXT NOT NULL,
+        PRIMARY KEY (target, digest)) WITHOUT ROWID;
+    INSERT INTO locations SELECT 'default', digest, repository FROM locations_before;
+    DROP TABLE locations_before;
+    ALTER TABLE image_states RENAME TO image_states_before;
+    CREATE TABLE image_states (      -- what publish thinks of each image of the newest releases, for each target
+        target TEXT NOT NULL, collection TEXT NOT NULL, sequence INTEGER NOT NULL, name TEXT NOT NULL,
+        digest TEXT NOT NULL, state TEXT NOT NULL, error TEXT, missing INTEGER NOT NULL,
+        missing_bytes INTEGER NOT NULL, total_bytes INTEGER NOT NULL, updated REAL NOT NULL,
+        PRIMARY KEY (target, collection, sequence, name, digest));
+    INSERT INTO image_states SELECT 'default', collection, sequence, name, digest, state, error, missing,
+        missing_bytes, total_bytes, updated FROM image_states_before;
+    DROP TABLE image_states_before;
     """,
 )

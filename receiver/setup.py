@@ -37,10 +37,14 @@ listen:
   # lanes: 1                       # as many as the sender has (link.lanes), at port, port + 1, …
   # gro: auto                      # mmsg: many datagrams a call without GRO; off: each by itself
 
-publish:                           # to a registry or into an OCI image layout, one of the two
+publish:                           # to a registry, into an OCI image layout, or where nodes import from: one of these
 {target}
   # prefix: internal               # before the source's name: internal/docker.io/library/nginx; '' for none
   # parallel: 4                    # images, and blobs, pushed at once
+  # map: []                        # other names, by the first that fits: [{{from: docker.io/library/, to: hub/}}]
+  # or `images: {{path: /var/lib/rancher/k3s/agent/images}}` as the target: archives that K3s imports by itself,
+  #    compress: zstd or none; withdrawn: keep, or remove the archives of images that no release wants any more
+  # or `targets: {{hall-1: {{registry: …}}, hall-2: {{images: …}}}}` alone: several at once, each with the keys above
 
 # approvals: {{}}                    # whose signatures releases need besides; "*" is every collection not named:
 #                                  # {{"*": {{approvers: [keys/alice.pub, keys/bob.pub], threshold: 2}}}}
@@ -79,6 +83,7 @@ _REGISTRY: Final = """\
   registry:
     url: {url}
     # ca: ca.pem                   # certificates to trust besides the system's
+    # cert: client.pem             # shown to the registry, with `key: client.key`
     # docker_config: ~/.docker/config.json   # logins; the default is where docker keeps it"""
 
 _LAYOUT: Final = """\

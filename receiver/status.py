@@ -16,6 +16,8 @@ from receiver.margin import Meter, advise, summary
 from receiver.meters import HOUR, MINUTE, Meters
 from receiver.senders import trust
 from receiver.survey import CollectionView, ImageView, PartialObject, Survey
+from receiver.target_journal import TargetJournal
+from receiver.target_views import print_targets, target_documents
 from receiver.watch import StandingAlarms
 from runtime.alone import at_work
 from runtime.terminal import human_bytes, human_duration, human_rate, print_json, table
@@ -39,6 +41,7 @@ def status(settings: ReceiverSettings, *, as_json: bool) -> int:
         capture, told = live.get("capture", ({}, 0.0))
         link = _link(capture, told, journal.counters(), now)
         publishing = _publishing(*live.get("publish", ({}, 0.0)), now)
+        publishing["targets"] = target_documents(collections, TargetJournal(journal).targets())
         meters, incidents = Meters(journal), Incidents(journal).newest(_INCIDENTS_SHOWN)
         hour, day = meters.total(MINUTE, 60), meters.total(HOUR, 24)
     finally:
@@ -173,6 +176,7 @@ def _print(
             title=f"Partial objects: {len(partials)}",
             right=("size", "here"),
         )
+    print_targets(publishing["targets"])
     _print_link(link, publishing)
 
 

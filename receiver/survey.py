@@ -17,6 +17,7 @@ from protocol.release import Content, Release
 from receiver.closure import listed
 from receiver.journal import ReceiverJournal, ReleaseRow
 from receiver.senders import Trust
+from receiver.target_views import ImageKey, TargetState, combined, states_by_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class ImageView:
     total_bytes: int
     missing_bytes: int
     missing: list[Content] = field(default_factory=list)
+    targets: list[TargetState] = field(default_factory=list)  # what *state* and *error* come from
 
     @property
     def title(self) -> str:
@@ -129,16 +131,14 @@ class Survey:
         """Return every collection that was received or heard of, by name."""
         heard, marks = self._journal.heard(), self._journal.newest_marks()
         partly = {item.digest: item for item in self.partials()}
-        states = {
-            (row["collection"], row["sequence"], row["name"], row["digest"]): row for row in self._journal.images()
-        }
+        states, targets = states_by_image(self._journal)
         views = []
         for collection in sorted({*heard, *marks}):
             view = CollectionView(collection)
             if collection in heard:
                 view.heard_sequence, view.heard_digest, view.heard = heard[collection]
             if collection in marks:
-                self._fill(view, marks[collection], partly, states)
+                self._fill(view, marks[collection], partly, states, targets)
             views.append(view)
         return views
 
@@ -147,7 +147,8 @@ class Survey:
         view: CollectionView,
         mark: tuple[int, str],
         partly: dict[str, PartialObject],
-        states: dict[tuple[str, int, str, str], dict[str, object]],
+        states: dict[ImageKey, list[TargetState]],
+        targets: list[str],
     ) -> None:
         row = self._journal.release(view.collection, mark[0])
         if row is None:
@@ -165,8 +166,9 @@ class Survey:
         view.total_bytes = sum(content.size for content in contents.values())
         absent = {digest for digest, content in contents.items() if self._spool.size(digest) != content.size}
         for image in release.images:
-            noted = states.get((row.collection, row.sequence, image.name, image.root.digest), {})
-            state, error = str(noted.get("state", "")), noted.get("error")
+            noted = states.get((row.collection, row.sequence, image.name, image.root.digest))
+            noted = noted or [TargetState(name, "", None) for name in targets]
+            state, error = combined(noted)
             needed = listed(image)
             # What is published needs nothing of the spool any more.
             missing = [c for c in needed.values() if c.digest in absent] if state != "published" else []
@@ -177,10 +179,11 @@ class Survey:
                     tags=image.tags,
                     digest=image.root.digest,
                     state=state or ("receiving" if missing else "received"),
-                    error=None if error is None else str(error),
+                    error=error,
                     total_bytes=sum(content.size for content in needed.values()),
                     missing_bytes=sum(content.size for content in missing) - here,
                     missing=missing,
+                    targets=noted,
                 )
             )
 

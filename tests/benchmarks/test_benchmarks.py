@@ -109,3 +109,14 @@ def test_the_connected_side(folder: Path) -> None:
     assert [each["requests"] for each in rows] == [100, 101, 1, 0, 100, 100], "HEAD for each tag, GET for each list"
     steps = list(taken("urgent", folder)["urgent_s"].values())
     assert [each["median"] for each in steps[:3]] == sorted(each["median"] for each in steps[:3])
+
+
+@pytest.mark.lab
+def test_the_isolated_side(folder: Path) -> None:
+    if reason := missing() or missing_programs():
+        pytest.skip(reason)
+    (row,) = taken("publish", folder)["rows"]
+    assert row["bytes"] > 2_000_000
+    assert row["publish"]["seconds"]["median"] > 0 < row["skopeo"]["seconds"]["median"]
+    steps = taken("landing", folder)["steps_s"]
+    assert 0 <= steps["received"]["median"] < steps["tag"]["median"] < 20

@@ -11,6 +11,7 @@ import pytest
 
 from receiver.cli import main
 from runtime.keys import create_signing_key
+from tests.receiver.nodes import Containerd
 from tests.receiver.peers import DockerRegistry, Fault, FaultyRegistry
 from tests.receiver.site import Cli, Site
 
@@ -29,6 +30,16 @@ def registry(tmp_path: Path) -> Iterator[DockerRegistry]:
     folder.mkdir()
     made = DockerRegistry(folder)
     made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def containerd(tmp_path: Path) -> Iterator[Containerd]:
+    """A node's containerd with an empty store."""
+    folder = tmp_path / "node"
+    folder.mkdir()
+    made = Containerd(folder)
     yield made
     made.stop()
 

@@ -138,7 +138,7 @@ def edited(path: Path, old: str, new: str) -> None:
         (
             "  layout: published",
             "  registry: {url: 'http://a'}\n  layout: published",
-            "{file}:16: publish: give either registry or layout",
+            "{file}:16: publish: give one of registry, layout, images and targets",
         ),
         ("  layout: published", "  registry: {url: 'http://a'}", "{file}:16: publish: serve needs layout"),
         (

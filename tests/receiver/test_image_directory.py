@@ -1,0 +1,237 @@
+"""Images as archives in a folder: their names, when they change and go, and that containerd takes them as is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from oci.archive import open_archive
+from oci.archive_writer import read_entries
+from oci.errors import OciError
+from tests.oci_layout.images import multi_image, referrer_to, single_image
+from tests.receiver.nodes import Containerd
+from tests.receiver.site import Site, release_image
+from tests.receiver.test_publish import NGINX, SIGNATURE, same_in, sparse
+
+FOLDER = "{images: {path: images}}"
+
+
+def archives(site: Site) -> list[Path]:
+    return sorted(path for path in (site.folder / "images").iterdir() if ".tar" in path.name)
+
+
+def names(paths: Iterable[Path]) -> set[str]:
+    return {entry["annotations"]["io.containerd.image.name"] for path in paths for entry in read_entries(path)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "end"), [(FOLDER, ".tar.zst"), ("{images: {path: images, compress: none}}", ".tar")]
+)
+async def test_an_archive_holds_the_image_as_it_is(site: Site, settings: str, end: str) -> None:
+    image = multi_image()
+    signature = referrer_to(image.root.descriptor, SIGNATURE)
+    site.fill(image, signature)
+    site.release(release_image(NGINX, ["1.27", "latest"], image, signature))
+    assert await site.once(site.configure(settings)) == 0
+    (path,) = archives(site)
+    assert path.name.startswith("checkvalve-library_nginx-1.27-")
+    assert path.name.endswith(end)
+    assert path.stat().st_mode & 0o777 == 0o644
+    with open_archive(path) as source:
+        for tag in ("1.27", "latest"):
+            await same_in(source, tag, image)
+        assert await source.referrers(image.root.descriptor.digest) == []  # nodes do not import those
+    assert names([path]) == {f"{NGINX}:1.27", f"{NGINX}:latest"}
+    assert os.listdir(path.parent) == [path.name]
+
+
+async def test_containerd_imports_it_under_the_names_that_pods_use(site: Site, containerd: Containerd) -> None:
+    image, tool, plain = multi_image(), single_image("tool"), single_image("plain")
+    site.fill(image, tool, plain)
+    site.release(
+        release_image(NGINX, ["1.27", "latest"], image),
+        release_image("localhost:5000/team/tool", ["v1"], tool),
+        release_image("quay.io/plain", [], plain),
+    )
+    assert await site.once(site.configure(FOLDER)) == 0
+    for path in archives(site):  # what K3s asks of containerd: WithAllPlatforms(true), nothing unpacked
+        containerd.import_archive(path, "--all-platforms")
+    assert containerd.images() == {
+        f"{NGINX}:1.27": image.root.descriptor.digest,
+        f"{NGINX}:latest": image.root.descriptor.digest,
+        "localhost:5000/team/tool:v1": tool.root.descriptor.digest,
+        f"quay.io/plain@{plain.root.descriptor.digest}": plain.root.descriptor.digest,
+    }
+    assert containerd.content() >= set(image.all_files()) | set(tool.all_files()) | set(plain.all_files())
+
+
+async def test_nothing_is_written_again_for_the_same_image(site: Site) -> None:
+    """K3s imports again what has another size or time."""
+    image, other = single_image("one"), single_image("two")
+    site.fill(image, other)
+    settings = site.configure(FOLDER)
+    site.release(release_image(NGINX, ["1"], image))
+    assert await site.once(settings) == 0
+    (path,) = archives(site)
+    (site.folder / "images/.cache.json").write_text("{}")
+    (site.folder / "images/others.tar").write_bytes(b"not ours")
+    before = path.stat()
+    signature = referrer_to(image.root.descriptor, SIGNATURE)
+    site.fill(signature)
+    site.release(release_image(NGINX, ["1"], image, signature), release_image("quay.io/b", ["1"], other), sequence=2)
+    assert await site.once(settings) == 0
+    after = path.stat()
+    assert (after.st_ino, after.st_mtime_ns, after.st_size) == (before.st_ino, before.st_mtime_ns, before.st_size)
+    assert (site.folder / "images/.cache.json").read_text() == "{}"
+    assert len(archives(site)) == 3
+
+
+async def test_a_moved_tag_is_in_one_archive_only(site: Site) -> None:
+    """K3s imports all archives when it starts, and the last one would have the tag."""
+    old, new = single_image("old"), single_image("new")
+    site.fill(old, new)
+    settings = site.configure(FOLDER)
+    site.release(release_image(NGINX, ["1.26", "latest"], old))
+    assert await site.once(settings) == 0
+    site.release(release_image(NGINX, ["1.26"], old), release_image(NGINX, ["1.27", "latest"], new), sequence=2)
+    assert await site.once(settings) == 0
+    found = {
+        entry["annotations"]["io.containerd.image.name"]: entry["digest"]
+        for path in archives(site)
+        for entry in read_entries(path)
+    }
+    assert len(archives(site)) == 2
+    assert found == {
+        f"{NGINX}:1.26": old.root.descriptor.digest,
+        f"{NGINX}:1.27": new.root.descriptor.digest,
+        f"{NGINX}:latest": new.root.descriptor.digest,
+    }
+
+
+@pytest.mark.parametrize(("withdrawn", "left"), [("keep", 2), ("remove", 1)])
+async def test_what_becomes_of_a_withdrawn_image(site: Site, withdrawn: str, left: int) -> None:
+    one, two, other = single_image("one"), single_image("two"), single_image("other")
+    site.fill(one, two, other)
+    settings = site.configure(f"{{images: {{path: images, withdrawn: {withdrawn}}}}}")
+    site.release(release_image("quay.io/other", ["1"], other), collection="edge")
+    site.release(release_image("quay.io/a", ["1"], one), release_image("quay.io/b", ["1"], two))
+    assert await site.once(settings) == 0
+    assert len(archives(site)) == 3
+    (site.folder / "images/theirs.tar").write_bytes(b"not ours")
+    site.release(release_image("quay.io/a", ["1"], one), sequence=2)
+    assert await site.once(settings) == 0
+    found = archives(site)
+    assert len([path for path in found if path.name.startswith("checkvalve-")]) == left + 1
+    assert (site.folder / "images/theirs.tar") in found
+    assert names(path for path in found if path.name.startswith("checkvalve-")) >= {"quay.io/a:1", "quay.io/other:1"}
+
+
+async def test_nothing_is_withdrawn_while_a_release_is_not_understood(site: Site) -> None:
+    one, other = single_image("one"), single_image("other")
+    site.fill(one, other)
+    settings = site.configure("{images: {path: images, withdrawn: remove}}")
+    site.release(release_image("quay.io/other", ["1"], other), collection="edge")
+    site.release(release_image("quay.io/a", ["1"], one))
+    assert await site.once(settings) == 0
+    site.journal.connection.execute("UPDATE releases SET envelope = x'00' WHERE collection = 'edge'")
+    site.release(release_image("quay.io/a", ["1", "2"], one), sequence=2)
+    assert await site.once(settings) == 1
+    assert names(archives(site)) == {"quay.io/other:1", "quay.io/a:1", "quay.io/a:2"}
+
+
+async def test_an_archive_that_somebody_removed_is_written_again(site: Site) -> None:
+    image = single_image()
+    site.fill(image)
+    site.release(release_image(NGINX, ["1"], image))
+    settings = site.configure(FOLDER)
+    assert await site.once(settings) == 0
+    (path,) = archives(site)
+    path.unlink()
+    assert await site.once(settings) == 0
+    assert archives(site) == [path]
+
+
+async def test_the_rest_of_a_writer_that_was_killed_goes_and_is_never_imported(site: Site) -> None:
+    image = single_image()
+    site.fill(image)
+    site.release(release_image(NGINX, ["1"], image))
+    (site.folder / "images").mkdir()
+    left = site.folder / "images/.checkvalve-0123456789abcdef.part"
+    left.write_bytes(b"half")
+    assert await site.once(site.configure(FOLDER)) == 0
+    assert not left.exists()
+
+
+async def test_names_can_be_mapped(site: Site) -> None:
+    image = single_image()
+    site.fill(image)
+    site.release(release_image(NGINX, ["1"], image), release_image("quay.io/a", ["1"], image))
+    rules = "map: [{from: docker.io/library/, to: 'registry.internal:5000/hub/'}]"
+    assert await site.once(site.configure(f"{{images: {{path: images}}, {rules}}}")) == 0
+    assert names(archives(site)) == {"registry.internal:5000/hub/nginx:1", "quay.io/a:1"}
+
+
+async def test_an_index_without_some_of_its_platforms(site: Site, containerd: Containerd) -> None:
+    image = multi_image()
+    entry = sparse(image)
+    site.fill(image, without=entry.absent)
+    site.release(entry)
+    assert await site.once(site.configure(FOLDER)) == 0
+    (path,) = archives(site)
+    with open_archive(path) as source:
+        assert (await source.manifest("1.27")).raw == image.root.raw
+    containerd.import_archive(path)
+    assert containerd.images() == {f"{NGINX}:1.27": image.root.descriptor.digest}
+
+
+async def test_damage_in_the_spool_makes_no_archive(site: Site) -> None:
+    image = single_image()
+    digest = next(iter(image.blobs))
+    site.fill(image)
+    path = site.spool.path(digest)
+    path.write_bytes(b"x" * path.stat().st_size)
+    site.release(release_image(NGINX, ["1"], image))
+    async with site.publishing(site.configure(FOLDER)):
+        await site.until(NGINX, "receiving")
+        assert os.listdir(site.folder / "images") == []
+        site.fill(image)
+        await site.until(NGINX, "published")
+    with open_archive(archives(site)[0]) as source:
+        await same_in(source, "1", image)
+
+
+async def test_a_full_disk_is_waited_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = single_image()
+    site.fill(image)
+    site.release(release_image(NGINX, ["1"], image))
+    full = True
+
+    def no_room(descriptor: int) -> None:
+        if full and ".part" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("receiver.image_directory.os.fsync", no_room)
+    async with site.publishing(site.configure(FOLDER)):
+        async with asyncio.timeout(10):
+            while "free space" not in str(site.images().get(NGINX, {}).get("error")):
+                await asyncio.sleep(0.01)
+        assert os.listdir(site.folder / "images") == []
+        full = False
+        await site.until(NGINX, "published")
+
+
+def test_reading_what_is_no_archive_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    for data in (b"", b"x" * 2000, b"\x28\xb5\x2f\xfd junk"):
+        path.write_bytes(data)
+        with pytest.raises(OciError):
+            read_entries(path)
+    with tarfile.open(path, "w") as tar:
+        tar.add(__file__, "other")
+    with pytest.raises(OciError, match="no oci-layout at its beginning"):
+        read_entries(path)
