@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from receiver.retention_settings import BY_DEFAULT, Retention
 from runtime.settings import ConfigPath, Duration, HostPort, Rate, Section, Settings, Size, spelt
 
 _URL = spelt(r"https?://[^/\s]+/?", "not the address of a registry; give e.g. https://registry.internal:5000")
@@ -110,6 +111,7 @@ class ReceiverSettings(Settings):
     listen: Listen
     publish: Publish
     limits: Limits = Limits()
+    retention: Retention = BY_DEFAULT
     logs: Logs = Logs()
 
     @property
@@ -126,3 +128,13 @@ class ReceiverSettings(Settings):
     def journal(self) -> Path:
         """The SQLite journal of this side."""
         return self.state / "journal.sqlite"
+
+    @property
+    def retention_lock(self) -> Path:
+        """Held by who reads or adds old contents, and alone by who removes them."""
+        return self.state / "retention.lock"
+
+    @property
+    def publish_lock(self) -> Path:
+        """Held by publish roles, and alone by ``gc``."""
+        return self.state / "publish.lock"

@@ -21,6 +21,7 @@ from oci.errors import ContentMismatch, NotFound, OciError, Refused, StorageFull
 from oci.http import Transient
 from protocol.release import Content, ReleaseImage
 from receiver.closure import IncompleteImage, absent, listed, plan
+from receiver.gates import Gates
 from receiver.journal import ReceiverJournal, ReleaseRow
 from receiver.mapping import target_repository
 from receiver.push import Moved, NotKept, Pusher, is_published
@@ -38,6 +39,7 @@ class Pace:
     retry_max: float = 30.0
     failed: float = 60.0  # first wait after a refusal that a person has to mend
     failed_max: float = 900.0
+    keep: float = 60.0  # how often retention looks
     # What --once does when all was complete before: a sender that has just begun may still be fetching what is new.
     silence: float = 2.5  # beacons come about once a second; after this it has ended
     settle: float = 20.0  # one that goes on is not waited for any longer
@@ -73,6 +75,7 @@ class Workshop:
     pace: Pace = field(default_factory=Pace)
     rng: random.Random = field(default_factory=random.Random)
     arrivals: Arrivals = field(default_factory=Arrivals)
+    gates: Gates = field(default_factory=Gates)
     slots: asyncio.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
@@ -159,21 +162,21 @@ class ImageJob:
             raise TagTaken(rival)
         wanted = references(image)
         if all(shop.published.get((path, reference)) == digest for reference, digest in wanted.items()):
-            async with shop.slots:
+            async with shop.slots, shop.gates.using(path):
                 if await is_published(shop.pusher.target.repository(path), wanted):
                     self._published()
                     return
         await self._all_listed()
-        async with shop.slots:
+        async with shop.slots, shop.gates.using(path):
             whole = await asyncio.to_thread(plan, shop.spool, image)
             self._note("publishing")
             self.moved, started = Moved(), time.monotonic()
             await shop.pusher.push(whole, path, self.moved)
-        now = time.time()
-        for reference, digest in wanted.items():
-            shop.journal.note_published(self.row, path, reference, digest, now)
-            shop.published[path, reference] = digest
-        shop.journal.note_locations(path, [blob.digest for blob in whole.blobs])
+            now = time.time()
+            for reference, digest in wanted.items():
+                shop.journal.note_published(self.row, path, reference, digest, now)
+                shop.published[path, reference] = digest
+            shop.journal.note_locations(path, [blob.digest for blob in whole.blobs])
         self.changed = True
         self._published()
         log.info(

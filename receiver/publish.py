@@ -13,6 +13,8 @@ import random
 import signal
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -23,14 +25,17 @@ from oci.errors import OciError
 from protocol.errors import WireError
 from protocol.release import Release, ReleaseImage
 from receiver.config import ReceiverSettings
+from receiver.desired import desired_marks
 from receiver.image_job import ImageJob, Pace, Workshop
 from receiver.journal import ReceiverJournal, ReleaseRow
+from receiver.keeper import Keeper
 from receiver.mapping import target_repository
 from receiver.push import Pusher
 from receiver.senders import Trust, trust
 from receiver.target import PublishTarget, open_target
 from runtime import logs, notify
 from runtime.errors import UserError
+from runtime.lockfile import Busy, locked
 
 ROLE = "publish"
 _LIVE_S = 2.0  # how often status hears from us at least
@@ -96,15 +101,19 @@ class Publisher:
         self._seen: tuple[int, object] = (-1, None)
         self._live: tuple[float, object] = (0.0, None)
         self._first_heard = 0.0
+        self._keeper = Keeper(settings, journal, target, self._shop, self._idle)
 
     async def run(self, stop: asyncio.Event, *, once: bool, since: float) -> int:
         """Work until *stop*; with *once* until what was heard of after *since* (Unix s) is published or failed.
 
         Return 0, or 1 if an image of such a release could not be published.
         """
+        keeping = None if once else asyncio.create_task(self._keeper.run(), name="retention")
         try:
             while not stop.is_set():
                 await self._poll()
+                if keeping is not None and keeping.done():
+                    keeping.result()
                 result = self._result(since) if once else None
                 if result is not None:
                     return result
@@ -113,13 +122,14 @@ class Publisher:
                     await asyncio.wait_for(stop.wait(), self._shop.pace.poll)
             return 0
         finally:
+            await self._cancel([keeping] if keeping is not None else [])
             await self._cancel([task for desired in self._desired.values() for task in desired.tasks.values()])
             self._tell("stopped")
 
     async def _poll(self) -> None:
         changes, spool = self._journal.changes(), _folder_times(self._spool)
         if changes != self._seen[0]:
-            for collection, mark in self._journal.newest_marks().items():
+            for collection, mark in desired_marks(self._journal).items():
                 current = self._desired.get(collection)
                 if (current is None or (current.row.sequence, current.row.digest) != mark) and (
                     self._rejected.get(collection) != mark
@@ -197,8 +207,11 @@ class Publisher:
         now = time.time()
         self._first_heard = self._first_heard or now
         failed, new = False, False
+        newest, shown = self._journal.newest_marks(), desired_marks(self._journal)
         for collection, (sequence, digest, _) in heard.items():
             mark = (sequence, digest)
+            if newest.get(collection) == mark:  # it is here; a person may have activated another
+                mark = shown[collection]
             desired = self._desired.get(collection)
             if self._rejected.get(collection) == mark:
                 failed = True
@@ -239,6 +252,9 @@ class Publisher:
             return target_repository(image.name, self._shop.prefix) == path
         except OciError:
             return False
+
+    def _idle(self) -> bool:
+        return all(desired.settled for desired in self._desired.values())
 
     def _tell(self, state: str) -> None:
         """Let status know what we do: at every change, and often enough to be seen alive."""
@@ -299,7 +315,9 @@ async def publish(
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, on_signal, signum)
     try:
-        async with open_target(settings.publish) as target:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(_beside_others(settings))
+            target = await stack.enter_async_context(open_target(settings.publish))
             publisher = Publisher(settings, trusted, journal, target, pace or Pace())
             notify.ready()
             code = await publisher.run(stop, once=once, since=started)
@@ -313,6 +331,16 @@ async def publish(
             loop.remove_signal_handler(signum)
         journal.close()
     return 128 + caught[0] if once and caught else code
+
+
+@contextlib.contextmanager
+def _beside_others(settings: ReceiverSettings) -> Iterator[None]:
+    """Keep `gc` away, which would delete without knowing what we are about to publish."""
+    try:
+        with locked(settings.publish_lock, shared=True):
+            yield
+    except Busy:
+        raise UserError(f"{settings.state}: `checkvalve-receiver gc` is at work here; start again after it") from None
 
 
 def main(settings: ReceiverSettings, *, once: bool = False, since: float | None = None) -> int:

@@ -49,6 +49,12 @@ publish:                           # to a registry or into an OCI image layout, 
 #   object_size: 64GiB             # the largest object accepted
 #   partial_space: 200GiB          # room for objects that have arrived in part
 
+# retention:                       # what the desired state drops is kept, in spool and target, while either holds:
+#   releases: 10                   # its last release is among so many of its collection that came last
+#   age: 30d                       # another took its place less long ago, counted while publish is at work
+#   shrink: 50%                    # a release that drops more of its images deletes nothing until `confirm`,
+#   shrink_images: 3               # if these are at least so many, or all. `retention: {{}}` keeps everything
+
 # logs:
 #   format: auto                   # console on a terminal, json elsewhere
 #   level: info                    # debug, info, warning or error

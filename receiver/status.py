@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from receiver.config import ReceiverSettings
 from receiver.journal import ReceiverJournal
+from receiver.retention import alarms as retention_alarms
 from receiver.senders import trust
 from receiver.survey import CollectionView, ImageView, PartialObject, Survey
 from runtime.terminal import human_bytes, human_duration, human_rate, print_json, table
@@ -28,9 +29,10 @@ def status(settings: ReceiverSettings, *, as_json: bool) -> int:
         collections, partials = survey.collections(), survey.partials()
         link = _link(settings, journal, now)
         publishing = _publishing(journal, now)
+        keeping = retention_alarms(journal, settings.retention)
     finally:
         journal.close()
-    alarms = [*link["alarms"], *_alarms(collections, unapproved=link["unapproved"])]
+    alarms = [*link["alarms"], *_alarms(collections, unapproved=link["unapproved"]), *keeping]
     good = not alarms and bool(collections) and all(view.complete for view in collections)
     if as_json:
         print_json(

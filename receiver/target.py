@@ -33,6 +33,7 @@ class PublishTarget:
     place: str  # for people: http://registry.internal:5000, or the layout's folder
     repository: Callable[[str], Target]
     mounts: bool  # whether a blob can be mounted from another repository
+    layout: Layout | None = None  # of which deleted content really goes; None: a registry, which collects by itself
 
 
 @asynccontextmanager
@@ -62,7 +63,7 @@ async def open_target(publish: Publish, *, serving: bool = True) -> AsyncIterato
             stack.push_async_callback(server.close)
             place = server.url
             log.info("layout_served", url=server.url, layout=str(publish.layout))
-        yield PublishTarget(place, layout.repository, mounts=False)
+        yield PublishTarget(place, layout.repository, mounts=False, layout=layout)
 
 
 async def check_target(publish: Publish) -> str:

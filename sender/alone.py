@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from runtime.errors import UserError
+from runtime.lockfile import Busy, locked
 from sender.config import SenderSettings
 
 
@@ -18,16 +17,8 @@ def alone(settings: SenderSettings, role: str) -> Iterator[None]:
     Two fetch roles would do everything twice; two transmit roles would each end the other's session at the
     receivers, since the higher epoch closes the lower one.
     """
-    path = settings.state / f"{role}.lock"
     try:
-        settings.state.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be opened: {error.strerror}; check owner and mode") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
+        with locked(settings.state / f"{role}.lock"):
+            yield
+    except Busy:
         raise UserError(f"{settings.state}: a {role} role is at work here already; stop it first") from None
-    finally:
-        os.close(handle)
