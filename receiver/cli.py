@@ -148,6 +148,9 @@ def doctor(
     raise typer.Exit(look.doctor(settings_of(config), facts, as_json=as_json))
 
 
+import receiver.cli_keeping  # noqa: E402, F401 - registers its commands after ours
+
+
 def main() -> int:
     """The console script: returns the exit code, and prints mistakes as one line."""
     return guard(app, OciError)()
