@@ -211,6 +211,7 @@ class VolumeStream:
         self._file: BinaryIO | None = None
         self._hash = hashlib.sha256()
         self._left: int | None = None  # bytes of this volume still to come; None: until it ends
+        self._gave_up = False  # a volume is nowhere
         self.faults: list[str] = []
 
     @property
@@ -240,8 +241,8 @@ class VolumeStream:
         return b"".join(found)
 
     def rest(self) -> None:
-        """Read to the end, so that every volume has been compared with the list."""
-        while self.read(1 << 20):
+        """Read to the end, so that every volume that is there has been compared with the list."""
+        while not self._gave_up and self.read(1 << 20):
             pass
 
     def close(self) -> None:
@@ -274,6 +275,7 @@ class VolumeStream:
         while (path := self._set.path(name)) is None:
             place = self._ask(name) if self._ask is not None else None
             if place is None:
+                self._gave_up = True
                 raise NotFound(f"{name}: volume is missing; name the folder that it lies in as well")
             self._set.look_in(place)
         return path

@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from receiver.cli_app import Config, Json, app, settings_of
+from receiver.config import ReceiverSettings
+from runtime import logs
 from runtime.commandline import examples
 from runtime.errors import EXIT_USAGE, UserError, print_error
 from runtime.terminal import human_bytes, print_json, table
@@ -36,7 +38,7 @@ def gc(
     """
     from receiver import gc_command as work
 
-    settings = settings_of(config)
+    settings = _settings(config)
     found = work.would(settings) if dry_run else asyncio.run(work.now(settings))
     if as_json:
         print_json(found)
@@ -68,7 +70,7 @@ def confirm(
     """Accept that a release drops more images than `retention.shrink` lets pass, so that they are deleted in time."""
     from receiver import gc_command as work
 
-    found = work.confirm(settings_of(config), collection, sequence)
+    found = work.confirm(_settings(config), collection, sequence)
     if as_json:
         print_json(asdict(found))
     else:
@@ -94,7 +96,7 @@ def activate(
 
     if latest == (sequence is not None):
         raise UserError("give the number of a release, or --latest", exit_code=EXIT_USAGE)
-    settings = settings_of(config)
+    settings = _settings(config)
     if sequence is None:
         name, newest = work.end_activation(settings, collection)
         shown, said = newest, f"collection {name} follows its newest release again, {newest}"
@@ -128,7 +130,7 @@ def archive(
     from receiver import archive as work
 
     size = None if volume_size is None else volume_bytes(volume_size)
-    written = work.archive(settings_of(config), collection, sequence, tar_path(out), size)
+    written = work.archive(_settings(config), collection, sequence, tar_path(out), size)
     if as_json:
         print_json(asdict(written))
     else:
@@ -162,7 +164,7 @@ def import_(
     from receiver import importing as work
     from runtime.ask import ask_for_volume
 
-    found = work.take(settings_of(config), paths, verify_only=verify_only, ask=ask_for_volume())
+    found = work.take(_settings(config), paths, verify_only=verify_only, ask=ask_for_volume())
     if as_json:
         print_json(asdict(found) | {"ok": found.good})
     elif found.good:
@@ -176,6 +178,13 @@ def import_(
     else:
         print_error(UserError("\n".join([*found.faults, f"{found.archive}: not taken; nothing of it is published"])))
     raise typer.Exit(0 if found.good else 1)
+
+
+def _settings(config: Path | None) -> ReceiverSettings:
+    """Load the settings; of what is logged a person at the terminal sees what goes wrong."""
+    settings = settings_of(config)
+    logs.configure(settings.logs.format, "warning")
+    return settings
 
 
 def volume_bytes(text: str) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -85,11 +85,12 @@ def take(
             if envelope is None:
                 raise ContentMismatch(f"{stream.where}: no {ENVELOPE} in it; this is no archive of a release")
         except OciError as error:
+            _read_on(stream)
             return _broken(result, stream, str(error))
         try:
             signed = trusted.open(envelope)
         except WireError as error:
-            if stream.faults or _damaged_first(stream):
+            if _read_on(stream):
                 return _broken(result, stream, f"{ENVELOPE}: {error}")
             raise UserError(f"{volumes.name}: its release is refused: {error}") from None
         release = signed.release
@@ -122,8 +123,7 @@ def _judge(result: Imported, signed: SignedRelease, taken: Taken, stream: Volume
     """Say what is wrong with the archive, volumes first."""
     contents = signed.release.contents()
     result.blobs, result.new, result.new_bytes = len(contents), taken.new, taken.new_bytes
-    if taken.broken is None:
-        stream.rest()
+    _read_on(stream)
     absent = sorted(contents.keys() - taken.seen)
     result.faults = [
         *stream.faults,
@@ -142,12 +142,10 @@ def _broken(result: Imported, stream: VolumeStream, why: str) -> Imported:
     return result
 
 
-def _damaged_first(stream: VolumeStream) -> bool:
-    """Whether a volume is damaged, read to its end to know: then the signature is not what is wrong."""
-    try:
+def _read_on(stream: VolumeStream) -> bool:
+    """Read what is left, to know which volumes are damaged; return whether any is."""
+    with suppress(NotFound):
         stream.rest()
-    except OciError:
-        return False
     return bool(stream.faults)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def _from_release(
     with Progress() as progress:
         count = progress.counter(f"{'verify' if verify_only else 'import'} {result.release}", sum(wanted.values()))
         taken = reader.take(wanted, None if verify_only else layout.blobs, count)
-    if taken.broken is None:
+    with suppress(NotFound):
         stream.rest()
     result.new, result.new_bytes, result.images = taken.new, taken.new_bytes, len(release.images)
     absent = [f"{stream.where}: blob {digest} is not in it" for digest in sorted(wanted.keys() - taken.seen)]
