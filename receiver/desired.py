@@ -43,10 +43,12 @@ def desired_marks(journal: ReceiverJournal) -> dict[str, Mark]:
 def activate(journal: ReceiverJournal, row: ReleaseRow, now: float) -> None:
     """Let the target show *row* until ``follow_newest``; publish takes it up at its next look."""
     with transaction(journal.connection) as connection:
+        shown = desired_marks(journal).get(row.collection)
         connection.execute(
             "INSERT OR REPLACE INTO activations VALUES (?, ?, ?, ?)", (row.collection, row.sequence, row.digest, now)
         )
-        _to_be_published(journal, row.collection, row.sequence)
+        if shown != (row.sequence, row.digest):
+            _to_be_published(journal, row.collection, row.sequence)
         connection.execute(
             "UPDATE retained SET retired = 0 WHERE collection = ? AND sequence = ?", (row.collection, row.sequence)
         )
@@ -58,7 +60,7 @@ def follow_newest(journal: ReceiverJournal, collection: str) -> Activation | Non
         found = activations(journal).get(collection)
         connection.execute("DELETE FROM activations WHERE collection = ?", (collection,))
         newest = journal.newest_marks().get(collection)
-        if found is not None and newest is not None:
+        if found is not None and newest is not None and newest != (found.sequence, found.digest):
             _to_be_published(journal, collection, newest[0])
     return found
 

@@ -27,6 +27,7 @@ from runtime.lockfile import Busy
 
 ROLE: Final = "retention"  # of the live document
 AGAIN_S: Final = 6 * 3600.0  # contents that no release names come of age without one
+LATER: Final = 5  # looks, before what could not be done is tried again
 PATIENCE_S: Final = 3600.0  # longer than this an image that does not get through holds nothing up
 
 log = structlog.get_logger()
@@ -50,6 +51,7 @@ class Keeper:
         self._idle = idle
         self._done: frozenset[Key] | None = None
         self._done_at = 0.0
+        self._not_before = 0.0
         self._told: str | None = None
 
     async def run(self) -> None:
@@ -64,7 +66,8 @@ class Keeper:
                 last, fresh = now, False
                 due = kept != self._done or now - self._done_at > AGAIN_S
                 due_since = (due_since or now) if due else None
-                if due_since is not None and (self._idle() or now - due_since > PATIENCE_S):
+                ready = self._idle() or (due_since is not None and now - due_since > PATIENCE_S)
+                if due and ready and now >= self._not_before:
                     await self._collect(kept)
             except Busy:
                 pass  # an import or an archive is being made
@@ -93,6 +96,8 @@ class Keeper:
             self._shop.published.pop(place, None)
         if outcome.complete:
             self._done, self._done_at = kept, time.monotonic()
+        else:  # the target is away, or in use
+            self._not_before = time.monotonic() + LATER * self._shop.pace.keep
         self._told = None
         if outcome.spool or outcome.pruned.done or outcome.plan.retire:
             self._journal.set_live(ROLE, summary(outcome), time.time())

@@ -207,7 +207,10 @@ class Keeping:
 
 def alarms(journal: ReceiverJournal, rule: Retention) -> list[str]:
     """Return what a person has to decide: releases that shrink, and newer ones that wait behind an activation."""
-    found = [str(one) for one in Keeping(journal, rule).shrunk()]
+    try:
+        found = [str(one) for one in Keeping(journal, rule).shrunk()]
+    except UserError as error:
+        found = [f"nothing is deleted: {error}"]
     newest, shown = journal.newest_marks(), desired_marks(journal)
     found += [
         f"release {collection} {mark[0]} waits: release {shown[collection][0]} is activated; "

@@ -458,6 +458,31 @@ async def test_an_earlier_release_is_shown_until_that_is_ended(
     assert not [line for line in out["alarms"] if "waits" in line]
 
 
+async def test_what_is_shown_already_stays_complete(site: Site, two: tuple[Image, Image], cli: Cli) -> None:
+    settings = site.configure("{layout: published}")
+    async with site.publishing(settings):
+        await site.until(NGINX, "published")
+        for arguments in (("activate", 1), ("activate", "--latest")):
+            assert (await asyncio.to_thread(cli, *arguments, "--config", site.config))[0] == 0
+            await asyncio.sleep(0.1)
+            assert site.journal.newest_releases()[0].published is not None
+            assert site.images()[NGINX]["state"] == "published"
+
+
+async def test_an_image_on_its_way_is_not_deleted_around(site: Site) -> None:
+    gates = Gates()
+    async with gates.using("internal/a"):
+        with gates.closed("internal/a") as alone, gates.closed(None) as all_alone:
+            assert not alone
+            assert not all_alone
+        with gates.closed("internal/b") as alone:
+            assert alone
+            waiting = asyncio.create_task(gates.using("internal/b").__aenter__())
+            await asyncio.sleep(0.01)
+            assert not waiting.done()
+        await waiting
+
+
 async def test_once_ends_while_an_earlier_release_is_activated(
     site: Site, two: tuple[Image, Image], cli: Cli
 ) -> None:
