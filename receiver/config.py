@@ -11,6 +11,7 @@ from pydantic_settings import SettingsConfigDict
 from receiver.audit import AUDIT_NAME
 from receiver.border_model import BorderSettings
 from receiver.publish_config import Publish
+from receiver.retention_settings import BY_DEFAULT, Retention
 from runtime.settings import ConfigPath, Duration, HostPort, Rate, Ratio, Section, Settings, Size, spelt
 
 _COLLECTION = spelt(
@@ -86,6 +87,7 @@ class ReceiverSettings(Settings):
     border: BorderSettings = BorderSettings()
     limits: Limits = Limits()
     alarms: Alarms = Alarms()
+    retention: Retention = BY_DEFAULT
     logs: Logs = Logs()
 
     @property
@@ -107,3 +109,13 @@ class ReceiverSettings(Settings):
     def audit(self) -> Path:
         """The audit log: what was decided about releases and images, and by whom."""
         return self.state / AUDIT_NAME
+
+    @property
+    def retention_lock(self) -> Path:
+        """Held by who reads or adds old contents, and alone by who removes them."""
+        return self.state / "retention.lock"
+
+    @property
+    def publish_lock(self) -> Path:
+        """Held by publish roles, and alone by ``gc``."""
+        return self.state / "publish.lock"

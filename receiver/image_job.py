@@ -22,6 +22,7 @@ from oci.http import Transient
 from protocol.release import Content, ReleaseImage
 from receiver.border import Border, HeldAtBorder
 from receiver.closure import IncompleteImage, absent, listed, references
+from receiver.gates import Gates
 from receiver.journal import ReceiverJournal, ReleaseRow
 from receiver.mapping import Mapping
 from receiver.push import Moved, NotKept, Sink
@@ -39,6 +40,7 @@ class Pace:
     retry_max: float = 30.0
     failed: float = 60.0  # first wait after a refusal that a person has to mend
     failed_max: float = 900.0
+    keep: float = 60.0  # how often retention looks
     # What --once does when all was complete before: a sender that has just begun may still be fetching what is new.
     silence: float = 2.5  # beacons come about once a second; after this it has ended
     settle: float = 20.0  # one that goes on is not waited for any longer
@@ -77,6 +79,7 @@ class Workshop:
     pace: Pace = field(default_factory=Pace)
     rng: random.Random = field(default_factory=random.Random)
     arrivals: Arrivals = field(default_factory=Arrivals)
+    gates: Gates = field(default_factory=Gates)
     slots: asyncio.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
@@ -165,19 +168,19 @@ class ImageJob:
         shop.border.refuse_rejected(image)
         wanted = references(image)
         if all(shop.published.get((path, reference)) == digest for reference, digest in wanted.items()):
-            async with shop.slots:
+            async with shop.slots, shop.gates.using(path):
                 if await shop.sink.holds(image, path):
                     self._published()
                     return
         await self._all_listed()
         whole = await shop.border.admit(self.row, image)
-        async with shop.slots:
+        async with shop.slots, shop.gates.using(path):
             self._note("publishing")
             self.moved, started = Moved(), time.monotonic()
             await shop.sink.push(image, whole, path, self.moved)
-        shop.journal.note_published(self.row, path, wanted, time.time(), target=shop.target)
-        shop.published.update({(path, reference): digest for reference, digest in wanted.items()})
-        shop.journal.note_locations(path, [blob.digest for blob in whole.blobs], shop.target)
+            shop.journal.note_published(self.row, path, wanted, time.time(), target=shop.target)
+            shop.published.update({(path, reference): digest for reference, digest in wanted.items()})
+            shop.journal.note_locations(path, [blob.digest for blob in whole.blobs], shop.target)
         await shop.border.published(self.row, image, f"{shop.place}/{path}")
         self.changed = True
         self._published()

@@ -102,4 +102,24 @@ MIGRATIONS: Final = (
         missing_bytes, total_bytes, updated FROM image_states_before;
     DROP TABLE image_states_before;
     """,
+    """
+    CREATE TABLE activations (       -- collections that show an earlier release until a person ends it
+        collection TEXT PRIMARY KEY, sequence INTEGER NOT NULL, digest TEXT NOT NULL, since REAL NOT NULL);
+    CREATE TABLE retained (          -- how old each release is, in counted seconds and in releases that came after it
+        collection TEXT NOT NULL, sequence INTEGER NOT NULL, arrival INTEGER NOT NULL,
+        since REAL,                  -- counted time when another took its place; NULL while none has
+        retired INTEGER NOT NULL DEFAULT 0,  -- 1: its contents may be gone
+        PRIMARY KEY (collection, sequence));
+    CREATE TABLE retention_clock (   -- seconds that publish has been at work: no clock that can be set
+        one INTEGER PRIMARY KEY CHECK (one = 1), counted REAL NOT NULL);
+    CREATE TABLE baselines (         -- the release that the next one is compared with, should it shrink
+        collection TEXT PRIMARY KEY, sequence INTEGER NOT NULL);
+    CREATE TABLE unclaimed (         -- contents of the spool that no release names, since when (counted)
+        digest TEXT PRIMARY KEY, since REAL NOT NULL) WITHOUT ROWID;
+    CREATE TABLE undeletable (       -- what should go from a target, which does not let it
+        target TEXT NOT NULL, name TEXT NOT NULL, reference TEXT NOT NULL, reason TEXT NOT NULL,
+        PRIMARY KEY (target, name, reference));
+    CREATE TABLE locks (             -- locks that came in archives
+        collection TEXT NOT NULL, sequence INTEGER NOT NULL, lock BLOB NOT NULL, PRIMARY KEY (collection, sequence));
+    """,
 )

@@ -14,6 +14,8 @@ import random
 import signal
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -26,13 +28,16 @@ from protocol.release import Release, ReleaseImage
 from receiver.border import Border
 from receiver.closure import tags
 from receiver.config import ReceiverSettings
+from receiver.desired import desired_marks
 from receiver.image_job import Arrivals, ImageJob, Pace, Workshop
 from receiver.journal import ReceiverJournal, ReleaseRow
+from receiver.keeper import Keeper
 from receiver.senders import Trust, trust
 from receiver.target import PublishTarget, open_targets
 from receiver.target_journal import TargetJournal
 from runtime import logs, notify
 from runtime.errors import UserError
+from runtime.lockfile import Busy, locked
 
 ROLE = "publish"
 _LIVE_S = 2.0  # how often status hears from us at least
@@ -76,17 +81,17 @@ class Publisher:
 
     def __init__(
         self,
+        settings: ReceiverSettings,
         trust: Trust,
         journal: ReceiverJournal,
         targets: list[PublishTarget],
         spool: BlobStore,
-        border: Border,
         pace: Pace,
     ) -> None:
         self._trust = trust
         self._journal = journal
         self._spool = spool
-        self._border = border
+        self._border = Border(settings, journal, spool)
         self._pace = pace
         self._arrivals = Arrivals()
         self._place = ", ".join(target.place for target in targets)
@@ -98,6 +103,7 @@ class Publisher:
         self._seen: tuple[int, object] = (-1, None)
         self._live: tuple[float, object] = (0.0, None)
         self._first_heard = 0.0
+        self._keeper = Keeper(settings, journal, list(zip(targets, self._shops, strict=True)), self._idle, pace.keep)
 
     def _workshop(self, target: PublishTarget) -> Workshop:
         return Workshop(
@@ -121,9 +127,12 @@ class Publisher:
 
         Return 0, or 1 if an image of such a release could not be published.
         """
+        keeping = None if once else asyncio.create_task(self._keeper.run(), name="retention")
         try:
             while not stop.is_set():
                 await self._poll()
+                if keeping is not None and keeping.done():
+                    keeping.result()
                 result = self._result(since) if once else None
                 if result is not None:
                     return result
@@ -132,6 +141,7 @@ class Publisher:
                     await asyncio.wait_for(stop.wait(), self._pace.poll)
             return 0
         finally:
+            await self._cancel([keeping] if keeping is not None else [])
             await self._cancel([task for desired in self._desired.values() for task in desired.tasks.values()])
             self._tell("stopped")
 
@@ -141,7 +151,7 @@ class Publisher:
         changes, spool = self._journal.changes(), _folder_times(self._spool)
         if changes != self._seen[0]:
             self._border.look()
-            for collection, mark in self._journal.newest_marks().items():
+            for collection, mark in desired_marks(self._journal).items():
                 current = self._desired.get(collection)
                 if (current is None or (current.row.sequence, current.row.digest) != mark) and (
                     self._rejected.get(collection) != mark
@@ -242,8 +252,11 @@ class Publisher:
         now = time.time()
         self._first_heard = self._first_heard or now
         failed, new = False, False
+        newest, shown = self._journal.newest_marks(), desired_marks(self._journal)
         for collection, (sequence, digest, _) in heard.items():
             mark = (sequence, digest)
+            if newest.get(collection) == mark:  # it is here; a person may have activated another
+                mark = shown[collection]
             desired = self._desired.get(collection)
             if self._rejected.get(collection) == mark:
                 failed = True
@@ -285,6 +298,9 @@ class Publisher:
                     )
                 return f"{path}:{tag}: {theirs[1]} has this name as well; give one of them another name in `map`"
         return None
+
+    def _idle(self) -> bool:
+        return all(desired.settled for desired in self._desired.values())
 
     def _tell(self, state: str) -> None:
         """Let status know what we do: at every change, and often enough to be seen alive."""
@@ -360,9 +376,10 @@ async def publish(
         loop.add_signal_handler(signum, on_signal, signum)
     try:
         spool = BlobStore(settings.spool)
-        async with open_targets(settings.publish, spool, journal.locations) as targets:
-            border = Border(settings, journal, spool)
-            publisher = Publisher(trusted, journal, targets, spool, border, pace or Pace())
+        async with AsyncExitStack() as stack:
+            stack.enter_context(_beside_others(settings))
+            targets = await stack.enter_async_context(open_targets(settings.publish, spool, journal.locations))
+            publisher = Publisher(settings, trusted, journal, targets, spool, pace or Pace())
             notify.ready()
             code = await publisher.run(stop, once=once, since=started)
             notify.stopping()
@@ -375,6 +392,16 @@ async def publish(
             loop.remove_signal_handler(signum)
         journal.close()
     return 128 + caught[0] if once and caught else code
+
+
+@contextlib.contextmanager
+def _beside_others(settings: ReceiverSettings) -> Iterator[None]:
+    """Keep `gc` away, which would delete without knowing what we are about to publish."""
+    try:
+        with locked(settings.publish_lock, shared=True):
+            yield
+    except Busy:
+        raise UserError(f"{settings.state}: `checkvalve-receiver gc` is at work here; start again after it") from None
 
 
 def main(settings: ReceiverSettings, *, once: bool = False, since: float | None = None) -> int:

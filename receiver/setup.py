@@ -74,6 +74,12 @@ publish:                           # to a registry, into an OCI image layout, or
 #   behind: 10m                    # a release is heard of and does not come
 #   repair_used: 80%               # of the repair symbols, by the worst block of the last hour
 
+# retention:                       # what the desired state drops is kept, in spool and target, while either holds:
+#   releases: 10                   # its last release is among so many of its collection that came last
+#   age: 30d                       # another took its place less long ago, counted while publish is at work
+#   shrink: 50%                    # a release that drops more of its images deletes nothing until `confirm`,
+#   shrink_images: 3               # if these are at least so many, or all. `retention: {{}}` keeps everything
+
 # logs:
 #   format: auto                   # console on a terminal, json elsewhere
 #   level: info                    # debug, info, warning or error

@@ -14,6 +14,7 @@ from receiver.incidents import Incidents
 from receiver.journal import ReceiverJournal
 from receiver.margin import Meter, advise, summary
 from receiver.meters import HOUR, MINUTE, Meters
+from receiver.retention import alarms as retention_alarms
 from receiver.senders import trust
 from receiver.survey import CollectionView, ImageView, PartialObject, Survey
 from receiver.target_journal import TargetJournal
@@ -41,12 +42,13 @@ def status(settings: ReceiverSettings, *, as_json: bool) -> int:
         capture, told = live.get("capture", ({}, 0.0))
         link = _link(capture, told, journal.counters(), now)
         publishing = _publishing(*live.get("publish", ({}, 0.0)), now)
+        keeping = retention_alarms(journal, settings.retention)
         publishing["targets"] = target_documents(collections, TargetJournal(journal).targets())
         meters, incidents = Meters(journal), Incidents(journal).newest(_INCIDENTS_SHOWN)
         hour, day = meters.total(MINUTE, 60), meters.total(HOUR, 24)
     finally:
         journal.close()
-    alarms = _alarms(settings, live, stood, collections, hour, now)
+    alarms = [*_alarms(settings, live, stood, collections, hour, now), *keeping]
     wire = on_the_link(capture, alive=alive(capture, told, now))
     good = all(each.severity is Severity.WARNING for each in alarms)
     good = good and bool(collections) and all(view.complete for view in collections)

@@ -15,6 +15,7 @@ from protocol.objects import Kind
 from protocol.ranges import RangeSet
 from protocol.release import Content, Release
 from receiver.closure import listed
+from receiver.desired import desired_marks
 from receiver.journal import ReceiverJournal, ReleaseRow
 from receiver.senders import Trust
 from receiver.target_views import ImageKey, TargetState, combined, states_by_image
@@ -68,10 +69,11 @@ class ImageView:
 
 @dataclass(slots=True)
 class CollectionView:
-    """The newest release of a collection, and what beacons say of it. Times are Unix s, None for never."""
+    """The desired release of a collection, and what beacons say of it. Times are Unix s, None for never."""
 
     collection: str
     sequence: int | None = None  # None: none has been received
+    newest: int | None = None  # of those received; another than *sequence* where a person has activated one
     digest: str | None = None
     received: float | None = None
     published: float | None = None
@@ -85,7 +87,7 @@ class CollectionView:
     @property
     def gap(self) -> int:
         """How many releases beacons are ahead of what is here."""
-        return max(0, (self.heard_sequence or 0) - (self.sequence or 0))
+        return max(0, (self.heard_sequence or 0) - (self.newest or 0))
 
     @property
     def complete(self) -> bool:
@@ -129,7 +131,7 @@ class Survey:
 
     def collections(self) -> list[CollectionView]:
         """Return every collection that was received or heard of, by name."""
-        heard, marks = self._journal.heard(), self._journal.newest_marks()
+        heard, marks, newest = self._journal.heard(), desired_marks(self._journal), self._journal.newest_marks()
         partly = {item.digest: item for item in self.partials()}
         states, targets = states_by_image(self._journal)
         views = []
@@ -138,6 +140,7 @@ class Survey:
             if collection in heard:
                 view.heard_sequence, view.heard_digest, view.heard = heard[collection]
             if collection in marks:
+                view.newest = newest[collection][0]
                 self._fill(view, marks[collection], partly, states, targets)
             views.append(view)
         return views

@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -21,6 +22,7 @@ from oci.http import HttpClient, TlsOptions
 from oci.layout import Layout
 from oci.reference import check_registry
 from oci.server import serve
+from oci.store import Target
 from receiver.image_directory import ImageDirectory
 from receiver.mapping import Mapping
 from receiver.publish_config import ONLY_TARGET, Publish, RegistryTarget, Serve, TargetSection
@@ -42,42 +44,58 @@ class PublishTarget:
     sink: Sink
     mapping: Mapping
     parallel: int
+    # What retention deletes from: a registry's repositories, or a layout, of which content really goes.
+    repository: Callable[[str], Target] | None = None
+    layout: Layout | None = None
 
 
 @asynccontextmanager
 async def open_targets(
-    publish: Publish, spool: BlobStore, locations: Locations
+    publish: Publish, spool: BlobStore, locations: Locations, *, serving: bool = True
 ) -> AsyncIterator[list[PublishTarget]]:
-    """Open the targets of *publish*; nothing is asked of a registry yet, and layouts are served where it says so.
+    """Open the targets of *publish*; nothing is asked of a registry yet; *serving* as it says.
 
     UserError if the settings cannot work.
     """
     async with AsyncExitStack() as stack:
-        opened = []
-        for name, target in publish.each().items():
-            sink, place = await _open(target, _key(name), spool, lambda name=name: locations(name), stack)  # type: ignore[misc]
-            stack.callback(sink.close)
-            opened.append(PublishTarget(name, place, sink, Mapping.of(target), target.parallel))
-        yield opened
+        yield [
+            await _open(name, target, spool, partial(locations, name), stack, serving=serving)
+            for name, target in publish.each().items()
+        ]
 
 
 async def _open(
-    target: TargetSection, key: str, spool: BlobStore, locations: Callable[[], dict[str, str]], stack: AsyncExitStack
-) -> tuple[Sink, str]:
+    name: str,
+    target: TargetSection,
+    spool: BlobStore,
+    locations: Callable[[], dict[str, str]],
+    stack: AsyncExitStack,
+    *,
+    serving: bool,
+) -> PublishTarget:
+    key, mapping, parallel = _key(name), Mapping.of(target), target.parallel
+    sink: Sink
     if target.registry is not None:
         try:
-            http = HttpClient(_tls(target.registry), connections_per_host=target.parallel + 4)
+            http = HttpClient(_tls(target.registry), connections_per_host=parallel + 4)
         except Misconfigured as error:
             raise UserError(f"{key}.registry: {error}") from None
         registry = _registry(target.registry, await stack.enter_async_context(http))
-        return Pusher(registry.repository, spool, locations(), target.parallel), target.registry.url.rstrip("/")
+        sink = Pusher(registry.repository, spool, locations(), parallel)
+        stack.callback(sink.close)
+        place = target.registry.url.rstrip("/")
+        return PublishTarget(name, place, sink, mapping, parallel, repository=registry.repository)
     if target.images is not None:
-        return ImageDirectory(target.images, spool, target.parallel), str(target.images.path)
+        sink = ImageDirectory(target.images, spool, parallel)
+        stack.callback(sink.close)
+        return PublishTarget(name, str(target.images.path), sink, mapping, parallel)
     assert target.layout is not None
     layout, place = Layout(target.layout), str(target.layout)
-    if target.serve is not None:
+    if target.serve is not None and serving:
         place = await _serve(layout, target.serve, key, stack)
-    return Pusher(layout.repository, spool, None, target.parallel), place
+    sink = Pusher(layout.repository, spool, None, parallel)
+    stack.callback(sink.close)
+    return PublishTarget(name, place, sink, mapping, parallel, layout=layout)
 
 
 async def _serve(layout: Layout, settings: Serve, key: str, stack: AsyncExitStack) -> str:

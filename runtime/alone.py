@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.errors import UserError
+from runtime.lockfile import Busy, locked
 
 
 @contextmanager
@@ -17,19 +18,11 @@ def alone(folder: Path, role: str) -> Iterator[None]:
 
     UserError if another process holds it, or if the lock cannot be opened.
     """
-    path = _lock(folder, role)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be opened: {error.strerror}; check owner and mode") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
+        with locked(_lock(folder, role)):
+            yield
+    except Busy:
         raise UserError(f"{folder}: a {role} role is at work here already; stop it first") from None
-    finally:
-        os.close(handle)
 
 
 def at_work(folder: Path, role: str) -> bool:

@@ -24,6 +24,7 @@ from tests.receiver.site import Cli, Site, hear, release_image
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["init", "check", "run", "capture", "publish", "status", "missing"]
+COMMANDS += ["gc", "confirm", "activate", "archive", "import"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
