@@ -23,7 +23,8 @@ from receiver.closure import absent
 from receiver.config import ReceiverSettings
 from receiver.desired import activate, find_release, follow_newest, only_collection, release_of
 from receiver.journal import ReceiverJournal, ReleaseRow
-from receiver.retention import Keeping, noted
+from receiver.noted import noted
+from receiver.retention import Keeping
 from runtime.errors import UserError
 from runtime.lockfile import locked
 from runtime.terminal import Progress
@@ -64,7 +65,7 @@ def archive(
                 volumes = writer.commit()
     finally:
         journal.close()
-    noted("release_archived", collection=row.collection, sequence=sequence, out=str(out))
+    noted(settings.audit, "release_archived", f"{row.collection} {sequence}", out=str(out))
     return Written(row.collection, sequence, tuple(one.name for one in volumes), bundle.size, len(blobs))
 
 
@@ -84,7 +85,7 @@ def activate_release(settings: ReceiverSettings, collection: str | None, sequenc
             activate(journal, row, time.time())
     finally:
         journal.close()
-    noted("release_activated", collection=row.collection, sequence=sequence)
+    noted(settings.audit, "release_activated", f"{row.collection} {sequence}")
     return row
 
 
@@ -98,7 +99,7 @@ def end_activation(settings: ReceiverSettings, collection: str | None) -> tuple[
         newest = journal.newest_marks()[name][0]
     finally:
         journal.close()
-    noted("activation_ended", collection=name, sequence=newest)
+    noted(settings.audit, "activation_ended", f"{name} {newest}")
     return name, newest
 
 

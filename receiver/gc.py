@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -32,8 +33,9 @@ from receiver.desired import desired_marks, release_of
 from receiver.gates import Gates
 from receiver.journal import ReceiverJournal
 from receiver.mapping import Mapping
+from receiver.noted import noted
 from receiver.prune import Drop, Pruned, prune_from_layout, prune_from_registry, shown
-from receiver.retention import Keeping, Key, Shrunk, noted
+from receiver.retention import Keeping, Key, Shrunk
 from receiver.target import PublishTarget
 from runtime.database import transaction
 from runtime.lockfile import locked
@@ -189,7 +191,7 @@ async def collect(
         for target, gates in targets:
             drops = plan.drops.get(target.name)
             if drops:
-                await _Pruning(journal, target, gates, outcome).prune(drops)
+                await _Pruning(settings.audit, journal, target, gates, outcome).prune(drops)
         await asyncio.to_thread(_clear_spool, settings, outcome)
         return outcome
 
@@ -197,7 +199,10 @@ async def collect(
 class _Pruning:
     """Takes out of one target what a plan drops there."""
 
-    def __init__(self, journal: ReceiverJournal, target: PublishTarget, gates: Gates, outcome: Outcome) -> None:
+    def __init__(
+        self, audit: Path, journal: ReceiverJournal, target: PublishTarget, gates: Gates, outcome: Outcome
+    ) -> None:
+        self._audit = audit
         self._journal = journal
         self._target = target
         self._gates = gates
@@ -210,7 +215,7 @@ class _Pruning:
         elif self._target.repository is not None:
             await self._from_registry(self._target.repository, drops)
         else:  # a folder of archives tidies up by itself; what it once had is only forgotten here
-            self._note(Pruned(done=[(drop.path, reference) for drop in drops for reference in drop.rows]))
+            await self._note(Pruned(done=[(drop.path, reference) for drop in drops for reference in drop.rows]))
 
     async def _from_layout(self, layout: Layout, drops: list[Drop]) -> None:
         plan = self._outcome.plan
@@ -224,7 +229,7 @@ class _Pruning:
                 self._outcome.complete = False
                 log.warning("target_not_pruned", target=self._target.name, error=str(error))
                 return
-            self._note(pruned)
+            await self._note(pruned)
 
     async def _from_registry(self, open_repository: Callable[[str], Target], drops: list[Drop]) -> None:
         for drop in drops:
@@ -235,7 +240,7 @@ class _Pruning:
                     self._outcome.complete = False
                     continue
                 try:
-                    self._note(await prune_from_registry(repository, drop, partial(self._remember, drop.path)))
+                    await self._note(await prune_from_registry(repository, drop, partial(self._remember, drop.path)))
                 except OciError as error:
                     self._outcome.complete = False
                     log.warning("target_not_pruned", target=self._target.name, repository=drop.path, error=str(error))
@@ -248,7 +253,7 @@ class _Pruning:
                 [(self._target.name, path, digest, digest, time.time()) for digest in digests],
             )
 
-    def _note(self, pruned: Pruned) -> None:
+    async def _note(self, pruned: Pruned) -> None:
         """Forget what is gone from the target, and remember what it does not let go."""
         name = self._target.name
         done = [(name, *place) for place in pruned.done]
@@ -257,8 +262,8 @@ class _Pruning:
             connection.executemany("DELETE FROM published WHERE target = ? AND name = ? AND tag = ?", done)
             connection.executemany("DELETE FROM undeletable WHERE target = ? AND name = ? AND reference = ?", done)
             connection.executemany("INSERT OR REPLACE INTO undeletable VALUES (?, ?, ?, ?)", refused)
-        for tag in pruned.tags:
-            noted("tag_removed", target=name, tag=tag)
+        if pruned.tags:
+            await asyncio.to_thread(noted, self._audit, "tags_removed", name, tags=pruned.tags)
         for path, reference, reason in pruned.refused:
             log.warning("not_deletable", target=name, reference=shown(path, reference), reason=reason)
         self._outcome.pruned.add(pruned)
@@ -302,9 +307,10 @@ def _clear_spool(settings: ReceiverSettings, outcome: Outcome) -> None:
     finally:
         journal.close()
     for collection, sequence in plan.retire:
-        noted("release_retired", collection=collection, sequence=sequence)
+        noted(settings.audit, "release_retired", f"{collection} {sequence}")
     if outcome.spool:
-        noted("spool_cleared", contents=len(outcome.spool), bytes=sum(size for _, size in outcome.spool))
+        size = sum(size for _, size in outcome.spool)
+        noted(settings.audit, "spool_cleared", "spool", contents=len(outcome.spool), bytes=size)
 
 
 def _with_own_journal(settings: ReceiverSettings, work: Any) -> Any:

@@ -10,6 +10,7 @@ from receiver.gates import Gates
 from receiver.gc import Plan, collect, make_plan
 from receiver.journal import ReceiverJournal
 from receiver.keeper import summary
+from receiver.noted import noted
 from receiver.prune import shown
 from receiver.retention import Keeping, Shrunk
 from receiver.target import open_targets
@@ -66,9 +67,11 @@ def confirm(settings: ReceiverSettings, collection: str, sequence: int) -> Shrun
     ReceiverJournal(settings.journal, read_only=True).close()
     journal = ReceiverJournal(settings.journal)
     try:
-        return Keeping(journal, settings.retention).confirm(collection, sequence)
+        found = Keeping(journal, settings.retention).confirm(collection, sequence)
     finally:
         journal.close()
+    noted(settings.audit, "shrinking_confirmed", f"{collection} {sequence}", dropped=found.dropped)
+    return found
 
 
 def _notes(plan: Plan) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from receiver.archive import named
 from receiver.config import ReceiverSettings
 from receiver.desired import desired_marks, release_of
 from receiver.journal import ReceiverJournal
-from receiver.retention import Keeping, noted
+from receiver.noted import noted
+from receiver.retention import Keeping
 from receiver.senders import trust
 from runtime.database import transaction
 from runtime.errors import UserError
@@ -190,9 +191,9 @@ def _record(
     result.desired = desired_marks(journal)[release.collection] == (release.sequence, signed.digest)
     result.recorded = True
     noted(
+        settings.audit,
         "release_imported",
-        collection=release.collection,
-        sequence=release.sequence,
+        f"{release.collection} {release.sequence}",
         digest=signed.digest,
         desired=result.desired,
         archive=result.archive,

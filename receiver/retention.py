@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import structlog
-
 from protocol.release import Release
 from receiver.alarms import Alarm
 from receiver.desired import desired_marks, release_of
@@ -23,8 +21,6 @@ Key = tuple[str, int]
 """Collection and sequence of a release."""
 
 TICK_S_MAX = 3_600.0  # what one look may add: a process that was stopped for a week has observed nothing
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +153,6 @@ class Keeping:
                 f"{f'these do: {others}' if others else 'none does'}"
             )
         self._set_baselines([(collection, sequence)])
-        noted("shrinking_confirmed", collection=collection, sequence=sequence, dropped=found.dropped)
         return found
 
     def _current(self) -> set[Key]:
@@ -224,8 +219,3 @@ def alarms(journal: ReceiverJournal, rule: Retention) -> list[Alarm]:
         if mark[0] > shown[collection][0]
     ]
     return found
-
-
-def noted(event: str, **what: object) -> None:
-    """Log a deletion, activation, confirmation or import: the one place where an audit log joins."""
-    log.info(event, **what)

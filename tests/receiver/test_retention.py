@@ -20,6 +20,7 @@ from oci.descriptor import OCI_INDEX
 from oci.errors import NotFound
 from oci.layout import Layout
 from oci.store import Source
+from receiver.audit import Audit
 from receiver.config import ReceiverSettings
 from receiver.desired import activate, desired_marks, release_of
 from receiver.gates import Gates
@@ -460,6 +461,9 @@ async def test_an_earlier_release_is_shown_until_that_is_ended(
     assert await site.once(settings) == 0
     out = said(cli("status", "--json", "--config", site.config)[1])
     assert not [each for each in out["alarms"] if "waits" in each["text"]]
+    records = list(Audit(settings.audit).records())
+    decided = [(each.action, each.object) for each in records if each.action.startswith(("release_a", "activation"))]
+    assert decided == [("release_activated", "default 1"), ("activation_ended", "default 3")]
 
 
 async def test_what_is_shown_already_stays_complete(site: Site, two: tuple[Image, Image], cli: Cli) -> None:
