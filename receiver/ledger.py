@@ -27,7 +27,7 @@ from runtime.threads import name_thread
 
 RETRY_S: Final = 2.0
 STOP_S: Final = 5.0
-WATCH_S: Final = 5.0  # between looks at alarms and additions to the past
+WATCH_S: Final = 2.0  # between looks at alarms and additions to the past
 INCIDENTS_WAITING_MAX: Final = 1_000
 
 log = structlog.get_logger()
