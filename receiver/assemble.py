@@ -161,11 +161,7 @@ class Assembler:
             if self._stopping.is_set():
                 log.warning("stopped_with_disk_failing", thread=thread, error=str(error))
             else:
-                log.critical(
-                    "assembler_failed",
-                    thread=threading.current_thread().name,
-                    error=f"{type(error).__name__}: {error}",
-                )
+                log.critical("assembler_failed", thread=thread, error=f"{type(error).__name__}: {error}")
 
     # --- the writer thread -----------------------------------------------------------------------------------------
 
@@ -209,7 +205,9 @@ class Assembler:
             return
         block.restore()
         pieces = list(block.finished())
-        if not self._store(block, pieces, journal):
+        if not pieces:  # abandoned with no codeword finished: it needs no room
+            self.results.append(BlockWritten(block, ()))
+        elif not self._store(block, pieces, journal):
             self._park(block, pieces)
 
     def _store(self, block: Block, pieces: list[tuple[int, memoryview]], journal: ReceiverJournal) -> bool:
