@@ -29,6 +29,7 @@ import structlog
 
 from oci.blobs import BlobStore
 from oci.errors import Misconfigured, StorageFull
+from protocol.drops import Drop
 from protocol.errors import WireError
 from protocol.incoming import IncomingObject
 from protocol.limits import BUFFER_BYTES_MAX
@@ -43,14 +44,17 @@ from receiver.partial_files import Bounds, NoRoom, PartialFiles
 from receiver.partials import entry_of, recover
 from receiver.refusals import Refusals
 from receiver.results import Block, BlockWritten, ObjectRefused, ObjectTaken, PartialForgotten, Result
+from receiver.room import ALWAYS_BYTES
 from receiver.senders import Trust
+from receiver.trouble import Trouble
 from runtime.threads import name_thread
 
 SYNC_BYTES: Final = 64 * 1024 * 1024
 SYNC_S: Final = 1.0
 RETRY_S: Final = 2.0
 AGE_STEP_S: Final = 60.0  # of a live link, between looks at the age of partial objects
-PARKED_BYTES_MAX: Final = BUFFER_BYTES_MAX // 2  # of blocks that wait for room on the disk; the rest receives on
+PARKED_BYTES_MAX: Final = BUFFER_BYTES_MAX // 4  # of blocks that wait for room on the disk; with their repair
+# symbols they take about half of the buffers, and the other half receives on
 WRITERS: Final = 6  # threads that keep small objects at once
 WAITING_BYTES_MAX: Final = 64 * 1024 * 1024  # of whole objects in memory, on their way to the intake
 SMALL_BYTES: Final = 64 * 1024
@@ -66,8 +70,7 @@ _T = TypeVar("_T")
 class Assembler:
     """Owns the partial folder. ``results`` is read by the capture loop.
 
-    ``trouble`` says what of disk and journal does not work now, by name and place. ``live_s`` is set by the capture
-    loop: how many seconds the link has been alive, by the monotonic clock.
+    ``live_s`` is set by it: how many seconds the link has been alive, by the monotonic clock.
     """
 
     spool: BlobStore
@@ -77,7 +80,7 @@ class Assembler:
     bounds: Bounds
     floor: Floor | None = None
     results: deque[Result] = field(default_factory=deque)
-    trouble: dict[tuple[str, str], str] = field(default_factory=dict)
+    trouble: Trouble = field(default_factory=Trouble)
     live_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -160,11 +163,7 @@ class Assembler:
             if self._stopping.is_set():
                 log.warning("stopped_with_disk_failing", thread=thread, error=str(error))
             else:
-                log.critical(
-                    "assembler_failed",
-                    thread=threading.current_thread().name,
-                    error=f"{type(error).__name__}: {error}",
-                )
+                log.critical("assembler_failed", thread=thread, error=f"{type(error).__name__}: {error}")
 
     # --- the writer thread -----------------------------------------------------------------------------------------
 
@@ -208,7 +207,9 @@ class Assembler:
             return
         block.restore()
         pieces = list(block.finished())
-        if not self._store(block, pieces, journal):
+        if not pieces:  # abandoned with no codeword finished: it needs no room
+            self.results.append(BlockWritten(block, ()))
+        elif not self._store(block, pieces, journal):
             self._park(block, pieces)
 
     def _store(self, block: Block, pieces: list[tuple[int, memoryview]], journal: ReceiverJournal) -> bool:
@@ -221,16 +222,16 @@ class Assembler:
                 for offset, piece in pieces:
                     self._write(entry, offset, piece, journal)
         except NoRoom as error:
-            self._troubled("disk_low", f"no room for {entry.digest}: {error}")
+            self.trouble.began("disk_low", "partial", f"no room for {entry.digest}: {error}")
             return False
         except _FAILURES as error:
-            self._troubled("disk_failed", str(error))
+            self.trouble.began("disk_failed", "partial", str(error))
             return False
         if single:
             self._from_memory(owner, bytes(pieces[0][1]))
             self.results.append(BlockWritten(block, (), whole=True))
             return True
-        self._mended("disk_failed")
+        self.trouble.ended("disk_failed", "partial")
         ranges = tuple((offset, offset + len(piece)) for offset, piece in pieces)
         opened = self._files.get(entry.coded_digest)
         if opened is not None:
@@ -264,7 +265,7 @@ class Assembler:
                     self._parked.append((block, pieces))
         self._due_parked = time.monotonic() + RETRY_S
         if not self._parked:
-            self._mended("disk_low")
+            self.trouble.ended("disk_low", "partial")
 
     def _from_memory(self, owner: IncomingObject, coded: bytes) -> None:
         self._files.close(owner.entry.coded_digest)
@@ -312,22 +313,12 @@ class Assembler:
             try:
                 result = action()
             except _FAILURES as error:
-                self._troubled("disk_failed", str(error), place)
+                self.trouble.began("disk_failed", place, str(error))
                 if self._stopping.wait(RETRY_S):
                     raise
             else:
-                self._mended("disk_failed", place)
+                self.trouble.ended("disk_failed", place)
                 return result
-
-    def _troubled(self, name: str, detail: str, place: str = "partial") -> None:
-        """Say once that the disk does not do what it should at *place*, and keep it for status."""
-        if (name, place) not in self.trouble:
-            log.error(name, place=place, error=detail, retry_s=RETRY_S)
-        self.trouble[name, place] = detail
-
-    def _mended(self, name: str, place: str = "partial") -> None:
-        if self.trouble.pop((name, place), None) is not None:
-            log.info("disk_works_again" if name == "disk_failed" else "disk_has_room_again", place=place)
 
     # --- the intake thread -----------------------------------------------------------------------------------------
 
@@ -355,8 +346,8 @@ class Assembler:
                     pass
                 if self._deferred and time.monotonic() >= self._due_deferred:
                     waiting, self._deferred = self._deferred, []
-                    for owner, coded, head in waiting:
-                        self._take(intake, journal, owner, coded, head)
+                    for each in waiting:
+                        self._admit(intake, journal, writers, *each)
         finally:
             writers.shutdown()
             journal.close()
@@ -368,14 +359,43 @@ class Assembler:
         writers: ThreadPoolExecutor,
         owner: IncomingObject,
         coded: Path | bytes,
+        head: Head | None = None,
     ) -> None:
         if time.monotonic() >= self._give_up_at:
             self._leaves_memory(coded)
+        elif not self._room_to_decode(owner, coded):
+            self._defer(owner, coded, head)
         elif isinstance(coded, bytes) and self._is_plain(owner.entry):
             writers.submit(self._guarded, functools.partial(self._take, intake, None, owner, coded))
         else:
-            head = self._digests.take(owner.entry.coded_digest) if isinstance(coded, Path) else None
+            if head is None and isinstance(coded, Path):
+                head = self._digests.take(owner.entry.coded_digest)
             self._take(intake, journal, owner, coded, head)
+
+    def _room_to_decode(self, owner: IncomingObject, coded: Path | bytes) -> bool:
+        """Whether the content of an object leaves the reserve free: journal and releases come first."""
+        entry = owner.entry
+        new = entry.content_size if entry.coding is Coding.ZSTD or isinstance(coded, bytes) else 0
+        if entry.kind is not Kind.BLOB or new <= ALWAYS_BYTES:
+            return True
+        try:
+            short = self._files.reserve.short(new)
+        except OSError:
+            return True  # writing says it better
+        if short > 0:
+            self.trouble.began("disk_low", "spool", f"{short} bytes too few to decode {entry.digest}")
+        return short <= 0
+
+    def _defer(self, owner: IncomingObject, coded: Path | bytes, head: Head | None) -> None:
+        """Let an object wait for the disk: in its file, or in memory as far as that is bounded."""
+        waiting = sum(len(each) for _, each, _ in self._deferred if isinstance(each, bytes))
+        if isinstance(coded, bytes) and waiting + len(coded) > WAITING_BYTES_MAX // 2:
+            self._leaves_memory(coded)
+            self._taking.discard(owner.entry.coded_digest)
+            self.results.append(ObjectRefused(owner, Drop.NO_ROOM, "limits.disk_reserve"))
+            return
+        self._deferred.append((owner, coded, head))
+        self._due_deferred = time.monotonic() + RETRY_S
 
     def _is_plain(self, entry: ObjectEntry) -> bool:
         """Whether taking the object in touches the spool alone, so that any thread may do it in any order."""
@@ -404,34 +424,26 @@ class Assembler:
         try:
             if isinstance(coded, Path):
                 head = head or Head()
-                self._room_to_decode(entry)
                 result = ObjectTaken(owner, intake.take(entry, coded, head))
             else:
                 result = ObjectTaken(owner, self._patiently(lambda: intake.take(entry, coded), "spool"))
         except WireError as error:
             result = ObjectRefused(owner, error.drop, error.detail)
         except Interrupted:
+            self._leaves_memory(coded)
             return  # the file and the journal's word stay for the next start
         except _FAILURES as error:
             if self._stopping.is_set():
                 raise
-            self._troubled("disk_failed", str(error), "spool")
-            self._deferred.append((owner, coded, head))
-            self._due_deferred = time.monotonic() + RETRY_S
+            self.trouble.began("disk_failed", "spool", str(error))
+            self._defer(owner, coded, head)
             return
-        finally:
-            self._leaves_memory(coded)
+        self._leaves_memory(coded)
         if journal is not None and (isinstance(coded, Path) or self.path(entry).exists()):
             self._patiently(lambda: journal.close_partial(entry.coded_digest), "spool")
             self._patiently(lambda: self.path(entry).unlink(missing_ok=True), "spool")
         if not self._deferred:
-            self._mended("disk_failed", "spool")
+            self.trouble.ended("disk_failed", "spool")
+            self.trouble.ended("disk_low", "spool")
         self._taking.discard(entry.coded_digest)
         self.results.append(result)
-
-    def _room_to_decode(self, entry: ObjectEntry) -> None:
-        """StorageFull if decoding a file would leave less than the reserve: journal and releases come first."""
-        if entry.coding is Coding.ZSTD and entry.kind is Kind.BLOB:
-            short = self._files.reserve.short(entry.content_size)
-            if short > 0:
-                raise StorageFull(f"{self.spool.root}: {short} bytes too few to decode {entry.digest}")

@@ -380,7 +380,7 @@ class _Capture:
             "state": state,
             **{name: count for name, count in counts.items() if not name.startswith("drop.") and not is_margin(name)},
             **self._pulse.document(drops, self._symbol_bytes),
-            "trouble": [[*key, detail] for key, detail in list(self._assembler.trouble.items())],
+            "trouble": self._assembler.trouble.document(),
             "drops": drops,
             "worst_repair": max((lane.worst_repair for lane in lanes), key=lambda of: of[0] / max(1, of[1])),
             "session": self._session,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from protocol.trust import ReleaseMark
-from runtime.durable import remove_leftovers, write_durably
+from runtime.durable import write_durably
 
 COPIES: Final = ("floor-1.json", "floor-2.json")
 BYTES_MAX: Final = 4 * 1024 * 1024  # of one copy: 1,024 collections are some 200 kB
@@ -48,7 +48,8 @@ class Floor:
     def __init__(self, folder: Path) -> None:
         self._paths = [folder / name for name in COPIES]
         self._lock = threading.Lock()
-        remove_leftovers(folder)
+        for stale in folder.glob(".floor-*.tmp"):  # of killed calls of write_durably
+            stale.unlink(missing_ok=True)
         found = [_read(path) for path in self._paths]
         self.present = sum(path.exists() for path in self._paths)  # copies that are there, sound or not
         self.sound = sum(each is not None for each in found)

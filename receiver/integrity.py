@@ -38,6 +38,8 @@ def begin(path: Path, trust: Trust) -> Floor:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     floor = Floor(path.parent)
+    if floor.marks.epochs and not (path.exists() and path.stat().st_size):
+        log.error("journal_lost", path=str(path), mended="a new one is begun, above the floor")
     damage = _damage(path)
     if damage is not None:
         _replace(path, trust, floor, damage)

@@ -27,7 +27,7 @@ from runtime.threads import name_thread
 
 RETRY_S: Final = 2.0
 STOP_S: Final = 5.0
-WATCH_S: Final = 5.0  # between looks at alarms and additions to the past
+WATCH_S: Final = 2.0  # between looks at alarms and additions to the past
 INCIDENTS_WAITING_MAX: Final = 1_000
 
 log = structlog.get_logger()
@@ -128,7 +128,7 @@ class Ledger:
                 with self._lock:
                     for _ in incidents[: len(self._incidents)]:
                         self._incidents.popleft()
-            if last or time.monotonic() - self._watched >= WATCH_S:
+            if last or (document_written is not None and time.monotonic() - self._watched >= WATCH_S):
                 self._look(journal, watch, document_written, counts, now)
         except sqlite3.OperationalError as error:
             if not self._failed:
@@ -156,7 +156,9 @@ class Ledger:
         if any(since.values()):
             Meters(journal).add(meter_of(since), now)
         self._metered = counts
-        if document is not None:
+        if (
+            document is not None and document.get("state") != "stopped"
+        ):  # what stood, stands until somebody looks again
             watch.look(document, now)
         self._watched = time.monotonic()
 

@@ -150,7 +150,10 @@ class Wanted:
         entry = result.owner.entry
         self._drop(result.drop)
         log.warning("object_dropped", digest=entry.digest, reason=result.drop.value, detail=result.detail)
-        if result.drop is Drop.CODED_DIGEST_MISMATCH:  # damaged on our side; the next pass may bring it right
+        if result.drop in (
+            Drop.CODED_DIGEST_MISMATCH,
+            Drop.NO_ROOM,
+        ):  # our side's fault: the next pass may bring it right
             if result.owner not in self._receiving.get(entry.coded_digest, ()):
                 self._lanes[result.owner.lane].forget(result.owner)
             self.start_again(entry.coded_digest)

@@ -144,6 +144,16 @@ def test_finished_bytes_are_never_written_again(assembler: Assembler) -> None:
     assembler.spool.verify(digest)
 
 
+def test_a_block_of_which_nothing_can_be_restored_takes_no_room(assembler: Assembler) -> None:
+    owner = IncomingObject(Cargo(some_bytes(3_000_000)).entry(), b"s")
+    geometry = owner.entry.geometry
+    empty = IncomingBlock(owner, 0, BlockBuffer(whole_symbols(geometry), geometry.symbol_bytes))
+    assert not assembler.put(empty)
+    [result] = wait_for(lambda: list(assembler.results))
+    assert result == BlockWritten(empty, ())
+    assert list(assembler.partial.iterdir()) == []
+
+
 def test_the_ledger_keeps_only_the_newest_while_the_journal_is_locked(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     journal = ReceiverJournal(path)

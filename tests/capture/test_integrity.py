@@ -143,6 +143,20 @@ def test_a_lost_floor_is_made_again_from_a_sound_journal(state: State) -> None:
     assert Floor(state.path.parent).sound == 2
 
 
+def test_a_journal_that_is_gone_or_empty_is_named_and_begun_above_the_floor(state: State) -> None:
+    state.begin()
+    for gone in (False, True):
+        state.path.unlink()
+        if not gone:
+            state.path.touch()
+        with structlog.testing.capture_logs() as logs:
+            assert state.begin().marks.epochs[SENDER][0] == 9
+        assert [entry["event"] for entry in logs] == ["journal_lost"]
+        journal = ReceiverJournal(state.path)
+        assert journal.epochs() == {SENDER: (9, b"s" * 16)}
+        journal.close()
+
+
 def test_damage_twice_in_one_second_overwrites_nothing(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "strftime", lambda *_: "20250101T000000Z")
     for _ in range(3):
