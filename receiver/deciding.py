@@ -120,10 +120,17 @@ def border_alarms(settings: ReceiverSettings, drops: dict[str, int], images: Ite
 
     Each image that is held, or how many where that would hide all else.
     """
-    waiting = [image for image in images if image.state == "held"]
+    listed = list(images)
+    waiting = [image for image in listed if image.state == "held"]
     found = [f"{image.title}: held: {image.error}" for image in waiting[:_HELD_SHOWN]]
     if len(waiting) > _HELD_SHOWN:
         found = [f"{len(waiting)} images are held at the border: `checkvalve-receiver held` lists them and why"]
+    rejected = _rejected(settings)
+    found += [
+        f"{image.title}: rejected by {one.actor} ({one.reason}) and in the target already: take it out there"
+        for image in listed
+        if image.state == "published" and (one := rejected.get(image.digest)) is not None
+    ]
     found += [
         f"releases were refused as {name} ({drops[name]}): a trusted sender sends what `border` does not allow"
         for name in _NOT_ALLOWED
@@ -134,6 +141,14 @@ def border_alarms(settings: ReceiverSettings, drops: dict[str, int], images: Ite
     except (Broken, UserError) as error:
         found.append(f"audit log {settings.audit}: {error}")
     return found
+
+
+def _rejected(settings: ReceiverSettings) -> dict[str, Decision]:
+    journal = ReceiverJournal(settings.journal, read_only=True)
+    try:
+        return BorderJournal(journal).rejected()
+    finally:
+        journal.close()
 
 
 def _views(settings: ReceiverSettings, journal: ReceiverJournal) -> list[CollectionView]:
@@ -184,5 +199,5 @@ def _what_follows(choice: Choice, states: set[str]) -> str:
             return "no newest release has it; it will pass when it comes"
         return "it is published already" if states == {"published"} else "publish goes on with it"
     if "published" in states:
-        return "it is in the target already and stays there; it will not be published again"
+        return "it is in the target already: take it out there; it will not be published again"
     return "it will not be published, until it is released"

@@ -120,7 +120,11 @@ async def test_rejecting_what_is_published_says_so_and_shows(site: Site, cli: Cl
     assert await site.once(settings) == 0
     code, out, _ = cli("reject", f"{APP}:1", "--reason", "recalled", "--config", site.config)
     assert code == 0
-    assert "it is in the target already and stays there" in out
+    assert "it is in the target already: take it out there" in out
+    code, out, _ = cli("status", "--config", site.config)
+    assert code == 1
+    assert f"ALARM: {APP}:1: rejected by" in out
+    assert "(recalled) and in the target already" in out
     assert await site.once(settings) == 1
     assert "recalled" in site.images()[APP]["error"]
 
