@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import time
+import weakref
 from collections.abc import Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -41,7 +42,7 @@ from receiver.config import ReceiverSettings
 from receiver.journal import ReceiverJournal, ReleaseRow
 from runtime.errors import UserError
 
-JUDGED_AT_ONCE: Final = 4
+HOOKS_AT_ONCE: Final = 4
 UNANSWERED_S: Final = 900.0  # until a hook that gave no answer is asked again
 CHECKS_VERSION: Final = 1  # raised when what we check by ourselves changes, so that all is judged again
 # What comes with images rather than instead of them: signatures, attestations, SBOMs
@@ -49,12 +50,14 @@ KNOWN_ARTIFACTS: Final = (
     "application/vnd.dev.cosign.*",
     "application/vnd.dev.sigstore.bundle*",
     "application/vnd.in-toto*",
+    "application/vnd.docker.attestation.*",
     "application/vnd.cncf.notary.*",
     "application/spdx*",
     "text/spdx*",
     "application/vnd.syft+json",
     "application/vnd.cyclonedx*",
     "application/vnd.dsse.*",
+    "application/sarif+json",
 )
 _SPEC: Final = "not by the image spec: "
 
@@ -87,8 +90,9 @@ class Border:
         self._scratch = settings.state / "judging"
         self._common = (settings.border.verify, load_keys(settings.border.verify))
         self._rules = [(rule.match, rule.verify, load_keys(rule.verify)) for rule in settings.border.rules]
-        self._turns = asyncio.Semaphore(JUDGED_AT_ONCE)
-        self._events: dict[str, asyncio.Event] = {}  # digest -> set by the next decision about it
+        self._turns = asyncio.Semaphore(HOOKS_AT_ONCE)
+        # digest -> set by the next decision about it; there as long as somebody waits for it
+        self._events: weakref.WeakValueDictionary[str, asyncio.Event] = weakref.WeakValueDictionary()
         self._newest = self._rows.newest()
         self._audit_fault = ""
         remove_stale(self._scratch)
@@ -156,12 +160,6 @@ class Border:
     def _event(self, digest: str) -> asyncio.Event:
         return self._events.setdefault(digest, asyncio.Event())
 
-    def _counts(self, verdict: Verdict, judged: str) -> bool:
-        if verdict.judged != judged:
-            return False
-        # A clock that jumped must not make a verdict last for ever.
-        return not verdict.held or abs(time.time() - verdict.updated) < self._asked.again
-
     def _waits(self, name: str) -> tuple[str, ...]:
         hold = self._asked.hold
         if hold == "none" or (hold != "all" and not any(fnmatchcase(name, glob) for glob in hold)):
@@ -191,10 +189,12 @@ class Border:
         """Return the verdict that counts, and how long (s); what has to be judged for it is."""
         judged = self._judged_by(pushed)
         known = self._rows.verdict(row.collection, pushed.name, pushed.root.digest)
-        if known is not None and self._counts(known, judged):
-            return known, self._asked.again
-        async with self._turns:
-            fresh = await self._judge(row, pushed, whole)
+        if known is not None and known.judged == judged:
+            # A clock that jumped must not make a verdict last for ever.
+            left_s = self._asked.again - abs(time.time() - known.updated)
+            if not known.held or left_s > 0:
+                return known, left_s
+        fresh = await self._judge(row, pushed, whole)
         unanswered = any(isinstance(reason, Unanswered) for reason in fresh.held)
         told = known.told if known is not None and (fresh.faults or fresh.held) else ()
         verdict = replace(fresh, judged="" if unanswered else judged, told=told)
@@ -229,7 +229,8 @@ class Border:
         for hook in (policy.hook for policy, _ in policies):
             if hook is not None and not held:  # minutes of scanning what is held anyway
                 asked = {**entry, "signers": list(signers)}
-                reason = await run_hook(hook.run, hook.timeout, pushed, tag, asked, self._spool, self._scratch)
+                async with self._turns:
+                    reason = await run_hook(hook.run, hook.timeout, pushed, tag, asked, self._spool, self._scratch)
                 held += [reason] if reason is not None else []
         return Verdict("", held=tuple(held), signers=signers, updated=time.time())
 
