@@ -38,7 +38,7 @@ def test_init_makes_what_check_accepts_and_overwrites_nothing(made: Path, cli: C
     assert (made / "keys/receiver.pem").stat().st_mode & 0o777 == 0o600
     code, out, err = cli("check", "--config", made / "receiver.yaml")
     assert (code, err) == (0, "")
-    assert len(re.findall("^ok: ", out, re.MULTILINE)) == 6
+    assert len(re.findall("^ok: ", out, re.MULTILINE)) == 7
     before = {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
     code, out, _ = cli("init", made, "--registry", "https://other.example")
     assert code == 0
