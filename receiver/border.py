@@ -93,6 +93,8 @@ class Border:
         self._turns = asyncio.Semaphore(HOOKS_AT_ONCE)
         # digest -> set by the next decision about it; there as long as somebody waits for it
         self._events: weakref.WeakValueDictionary[str, asyncio.Event] = weakref.WeakValueDictionary()
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._unanswered: dict[str, tuple[Verdict, float]] = {}  # judged by -> what came out, when (monotonic s)
         self._newest = self._rows.newest()
         self._audit_fault = ""
         remove_stale(self._scratch)
@@ -118,7 +120,12 @@ class Border:
         """Return what may be pushed for *image*, all of whose list is here; raise HeldAtBorder if it may not.
 
         IncompleteImage if its manifests need more than is here; ContentMismatch if bytes have changed on disk.
+        Asked for several targets at once, it judges once.
         """
+        async with self._alone(image):
+            return await self._admit(row, image)
+
+    async def _admit(self, row: ReleaseRow, image: ReleaseImage) -> Plan:
         event = self._event(image.root.digest)
         self.refuse_rejected(image)
         try:
@@ -143,6 +150,10 @@ class Border:
 
     async def published(self, row: ReleaseRow, image: ReleaseImage, place: str) -> None:
         """Put it into the audit log that *image* is in the target, at *place*, for the first time."""
+        async with self._alone(image):
+            await self._published(row, image, place)
+
+    async def _published(self, row: ReleaseRow, image: ReleaseImage, place: str) -> None:
         name, digest = image.name, image.root.digest
         if self._rows.was_published(name, digest):
             return
@@ -156,6 +167,9 @@ class Border:
             signers=list(verdict.signers) if verdict else [],
         )
         self._rows.note_published(name, digest)
+
+    def _alone(self, image: ReleaseImage) -> asyncio.Lock:
+        return self._locks.setdefault(image.root.digest, asyncio.Lock())
 
     def _event(self, digest: str) -> asyncio.Event:
         return self._events.setdefault(digest, asyncio.Event())
@@ -194,12 +208,20 @@ class Border:
             left_s = self._asked.again - abs(time.time() - known.updated)
             if not known.held or left_s > 0:
                 return known, left_s
+        retry_s = min(self._asked.again, UNANSWERED_S)
+        verdict, when = self._unanswered.get(judged, (None, 0.0))
+        if verdict is not None and (left_s := when + retry_s - time.monotonic()) > 0:
+            return verdict, left_s
         fresh = await self._judge(row, pushed, whole)
         unanswered = any(isinstance(reason, Unanswered) for reason in fresh.held)
         told = known.told if known is not None and (fresh.faults or fresh.held) else ()
+        # What a hook did not say is no verdict: a restart asks at once.
         verdict = replace(fresh, judged="" if unanswered else judged, told=told)
         self._rows.save_verdict(row.collection, pushed.name, pushed.root.digest, verdict)
-        return verdict, min(self._asked.again, UNANSWERED_S) if unanswered else self._asked.again
+        self._unanswered.pop(judged, None)
+        if unanswered:
+            self._unanswered[judged] = (verdict, time.monotonic())
+        return verdict, retry_s if unanswered else self._asked.again
 
     async def _judge(self, row: ReleaseRow, pushed: ReleaseImage, whole: Plan) -> Verdict:
         faults, held = await asyncio.to_thread(self._documents, whole)

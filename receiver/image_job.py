@@ -172,15 +172,16 @@ class ImageJob:
         await self._all_listed()
         whole = await shop.border.admit(self.row, image)
         async with shop.slots:
+            shop.border.refuse_rejected(image)  # it may have waited long for its turn
             self._note("publishing")
             self.moved, started = Moved(), time.monotonic()
             await shop.pusher.push(whole, path, self.moved)
+        await shop.border.published(self.row, image, f"{shop.pusher.target.place}/{path}")
         now = time.time()
         for reference, digest in wanted.items():
             shop.journal.note_published(self.row, path, reference, digest, now)
             shop.published[path, reference] = digest
         shop.journal.note_locations(path, [blob.digest for blob in whole.blobs])
-        await shop.border.published(self.row, image, f"{shop.pusher.target.place}/{path}")
         self.changed = True
         self._published()
         log.info(
