@@ -107,7 +107,7 @@ def _descriptor_faults(where: str, value: dict[str, Any]) -> Iterator[str]:
     platform = value.get("platform")
     if platform is not None:
         for key in ("os", "architecture"):
-            if not isinstance(platform.get(key), str) or not platform[key]:
+            if not isinstance(platform.get(key), str):
                 yield f"{where}: platform: {key} is missing; a platform has os and architecture"
 
 
@@ -140,10 +140,13 @@ def _annotation_faults(where: str, value: object) -> Iterator[str]:
 
 
 def _config_faults(where: str, raw: bytes, layers: list[Descriptor]) -> Iterator[str]:
-    """What a runtime needs to start it (image-spec config.md, Properties: REQUIRED)."""
+    """What a runtime needs to start it (image-spec config.md, Properties: REQUIRED).
+
+    Texts may be empty: images of data that tools append to nothing have neither os nor architecture.
+    """
     document = parse_document(raw, where)
     for key in ("os", "architecture"):
-        if not isinstance(document.get(key), str) or not document[key]:
+        if not isinstance(document.get(key), str):
             yield f"{where}: {key} is missing; expected a text such as {'linux' if key == 'os' else 'amd64'}"
     rootfs = document.get("rootfs")
     if not isinstance(rootfs, dict) or rootfs.get("type") != "layers":

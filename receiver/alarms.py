@@ -49,6 +49,7 @@ CATALOGUE: Final[Mapping[str, _Kind]] = {
     "release_unusable": _Kind(_ERROR, "compare senders and approvals in receiver.yaml with the keys that signed it"),
     "release_not_allowed": _Kind(_ERROR, "a trusted sender sends what `border` does not allow: mend one of both"),
     "image_held": _Kind(_ERROR, "`checkvalve-receiver held` says why; then `release` or `reject` it"),
+    "rejected_is_out": _Kind(_ERROR, "it was published before it was rejected: take it out of the target"),
     "audit_broken": _Kind(_ERROR, "`checkvalve-receiver audit verify`; keep the file, find who changed it"),
     "release_shrinks": _Kind(_ERROR, "`checkvalve-receiver confirm` if it is meant; else mend the sender's list"),
     "release_waits": _Kind(_ERROR, "`checkvalve-receiver activate --latest` when going back is over"),

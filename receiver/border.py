@@ -42,7 +42,7 @@ from receiver.config import ReceiverSettings
 from receiver.journal import ReceiverJournal, ReleaseRow
 from runtime.errors import UserError
 
-JUDGED_AT_ONCE: Final = 4
+HOOKS_AT_ONCE: Final = 4
 UNANSWERED_S: Final = 900.0  # until a hook that gave no answer is asked again
 CHECKS_VERSION: Final = 1  # raised when what we check by ourselves changes, so that all is judged again
 # What comes with images rather than instead of them: signatures, attestations, SBOMs
@@ -50,12 +50,14 @@ KNOWN_ARTIFACTS: Final = (
     "application/vnd.dev.cosign.*",
     "application/vnd.dev.sigstore.bundle*",
     "application/vnd.in-toto*",
+    "application/vnd.docker.attestation.*",
     "application/vnd.cncf.notary.*",
     "application/spdx*",
     "text/spdx*",
     "application/vnd.syft+json",
     "application/vnd.cyclonedx*",
     "application/vnd.dsse.*",
+    "application/sarif+json",
 )
 _SPEC: Final = "not by the image spec: "
 
@@ -88,10 +90,11 @@ class Border:
         self._scratch = settings.state / "judging"
         self._common = (settings.border.verify, load_keys(settings.border.verify))
         self._rules = [(rule.match, rule.verify, load_keys(rule.verify)) for rule in settings.border.rules]
-        self._turns = asyncio.Semaphore(JUDGED_AT_ONCE)
-        # Several targets want the same image: one job has it judged, the others wait for the verdict.
-        self._judging: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._events: dict[str, asyncio.Event] = {}  # digest -> set by the next decision about it
+        self._turns = asyncio.Semaphore(HOOKS_AT_ONCE)
+        # digest -> set by the next decision about it; there as long as somebody waits for it
+        self._events: weakref.WeakValueDictionary[str, asyncio.Event] = weakref.WeakValueDictionary()
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._unanswered: dict[str, tuple[Verdict, float]] = {}  # judged by -> what came out, when (monotonic s)
         self._newest = self._rows.newest()
         self._audit_fault = ""
         remove_stale(self._scratch)
@@ -117,7 +120,12 @@ class Border:
         """Return what may be pushed for *image*, all of whose list is here; raise HeldAtBorder if it may not.
 
         IncompleteImage if its manifests need more than is here; ContentMismatch if bytes have changed on disk.
+        Asked for several targets at once, it judges once.
         """
+        async with self._alone(image):
+            return await self._admit(row, image)
+
+    async def _admit(self, row: ReleaseRow, image: ReleaseImage) -> Plan:
         event = self._event(image.root.digest)
         self.refuse_rejected(image)
         try:
@@ -128,9 +136,7 @@ class Border:
             malformed = Verdict("", faults=(_SPEC + str(error),), updated=time.time())
             await self._tell(row, image, malformed, ())
             raise HeldAtBorder(malformed.faults, event, None) from None
-        lock = self._judging.setdefault(f"{row.collection} {image.name}@{image.root.digest}", asyncio.Lock())
-        async with lock:
-            verdict, again_s = await self._verdict(row, _pushed(image, whole), whole)
+        verdict, again_s = await self._verdict(row, _pushed(image, whole), whole)
         decision = self._rows.decision(image.name, image.root.digest)  # it may have come while we judged
         released = decision is not None and decision.choice == "released"
         if decision is not None and not released:
@@ -144,6 +150,10 @@ class Border:
 
     async def published(self, row: ReleaseRow, image: ReleaseImage, place: str) -> None:
         """Put it into the audit log that *image* is in the target, at *place*, for the first time."""
+        async with self._alone(image):
+            await self._published(row, image, place)
+
+    async def _published(self, row: ReleaseRow, image: ReleaseImage, place: str) -> None:
         name, digest = image.name, image.root.digest
         if self._rows.was_published(name, digest):
             return
@@ -158,14 +168,11 @@ class Border:
         )
         self._rows.note_published(name, digest)
 
+    def _alone(self, image: ReleaseImage) -> asyncio.Lock:
+        return self._locks.setdefault(image.root.digest, asyncio.Lock())
+
     def _event(self, digest: str) -> asyncio.Event:
         return self._events.setdefault(digest, asyncio.Event())
-
-    def _counts(self, verdict: Verdict, judged: str) -> bool:
-        if verdict.judged != judged:
-            return False
-        # A clock that jumped must not make a verdict last for ever.
-        return not verdict.held or abs(time.time() - verdict.updated) < self._asked.again
 
     def _waits(self, name: str) -> tuple[str, ...]:
         hold = self._asked.hold
@@ -196,15 +203,25 @@ class Border:
         """Return the verdict that counts, and how long (s); what has to be judged for it is."""
         judged = self._judged_by(pushed)
         known = self._rows.verdict(row.collection, pushed.name, pushed.root.digest)
-        if known is not None and self._counts(known, judged):
-            return known, self._asked.again
-        async with self._turns:
-            fresh = await self._judge(row, pushed, whole)
+        if known is not None and known.judged == judged:
+            # A clock that jumped must not make a verdict last for ever.
+            left_s = self._asked.again - abs(time.time() - known.updated)
+            if not known.held or left_s > 0:
+                return known, left_s
+        retry_s = min(self._asked.again, UNANSWERED_S)
+        verdict, when = self._unanswered.get(judged, (None, 0.0))
+        if verdict is not None and (left_s := when + retry_s - time.monotonic()) > 0:
+            return verdict, left_s
+        fresh = await self._judge(row, pushed, whole)
         unanswered = any(isinstance(reason, Unanswered) for reason in fresh.held)
         told = known.told if known is not None and (fresh.faults or fresh.held) else ()
+        # What a hook did not say is no verdict: a restart asks at once.
         verdict = replace(fresh, judged="" if unanswered else judged, told=told)
         self._rows.save_verdict(row.collection, pushed.name, pushed.root.digest, verdict)
-        return verdict, min(self._asked.again, UNANSWERED_S) if unanswered else self._asked.again
+        self._unanswered.pop(judged, None)
+        if unanswered:
+            self._unanswered[judged] = (verdict, time.monotonic())
+        return verdict, retry_s if unanswered else self._asked.again
 
     async def _judge(self, row: ReleaseRow, pushed: ReleaseImage, whole: Plan) -> Verdict:
         faults, held = await asyncio.to_thread(self._documents, whole)
@@ -234,7 +251,8 @@ class Border:
         for hook in (policy.hook for policy, _ in policies):
             if hook is not None and not held:  # minutes of scanning what is held anyway
                 asked = {**entry, "signers": list(signers)}
-                reason = await run_hook(hook.run, hook.timeout, pushed, tag, asked, self._spool, self._scratch)
+                async with self._turns:
+                    reason = await run_hook(hook.run, hook.timeout, pushed, tag, asked, self._spool, self._scratch)
                 held += [reason] if reason is not None else []
         return Verdict("", held=tuple(held), signers=signers, updated=time.time())
 

@@ -78,30 +78,41 @@ class BorderJournal:
             self._connection.execute("DELETE FROM border_verdicts WHERE updated < ?", (verdict.updated - KEPT_S,))
 
     def decide(self, decision: Decision, record: Callable[[], object]) -> None:
-        """Record what a person decided, and have *record* put it into the audit log: both or, if that fails, neither.
+        """Record what a person decided, on disk when this returns; *record* puts it into the audit log.
 
+        If *record* fails nothing is decided; a crash may leave the audit log ahead of the journal, never behind it.
         Rejected is content, whatever its name; released is one name of it, which also ends its rejection.
         """
-        with transaction(self._connection):
-            if decision.choice == "released":
+        ends = " AND choice = 'rejected'" if decision.choice == "released" else ""
+        self._connection.execute("PRAGMA synchronous = FULL")
+        try:
+            with transaction(self._connection):
                 self._connection.execute(
-                    "DELETE FROM border_decisions WHERE digest = ? AND choice = 'rejected'", (decision.digest,)
+                    f"DELETE FROM border_decisions WHERE digest = ?{ends}",  # noqa: S608
+                    (decision.digest,),
                 )
-            else:
-                self._connection.execute("DELETE FROM border_decisions WHERE digest = ?", (decision.digest,))
-            self._connection.execute(
-                "INSERT OR REPLACE INTO border_decisions (name, digest, choice, reason, actor, decided)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    decision.name,
-                    decision.digest,
-                    decision.choice,
-                    decision.reason,
-                    decision.actor,
-                    decision.decided,
-                ),
-            )
-            record()
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO border_decisions (name, digest, choice, reason, actor, decided)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    (
+                        decision.name,
+                        decision.digest,
+                        decision.choice,
+                        decision.reason,
+                        decision.actor,
+                        decision.decided,
+                    ),
+                )
+                record()
+        finally:
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+
+    def rejected(self) -> dict[str, Decision]:
+        """Return what is rejected, by digest."""
+        rows = self._connection.execute(
+            "SELECT name, digest, choice, reason, actor, decided FROM border_decisions WHERE choice = 'rejected'"
+        )
+        return {row[1]: Decision(*row) for row in rows}
 
     def decision(self, name: str, digest: str) -> Decision | None:
         """Return what counts for an image: that its content is rejected, or that it is released under this name."""

@@ -90,7 +90,7 @@ def reject(
 ) -> None:
     """Never publish an image: its digest, under any name and in any release, until it is released.
 
-    What the target holds already stays there. The reason is kept in the audit log.
+    What is in the target already stays there, and is an alarm of `status`. The reason is kept in the audit log.
     """
     from receiver import deciding
 

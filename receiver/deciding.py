@@ -121,13 +121,24 @@ def border_alarms(settings: ReceiverSettings, drops: dict[str, int], images: Ite
 
     Each image that is held, or how many where that would hide all else.
     """
-    waiting = [image for image in images if image.state == "held"]
+    listed = list(images)
+    waiting = [image for image in listed if image.state == "held"]
     found = [
         Alarm("image_held", f"{image.title}: held: {image.error}", f"{image.name}@{image.digest}")
         for image in waiting[:_HELD_SHOWN]
     ]
     if len(waiting) > _HELD_SHOWN:
         found = [Alarm("image_held", f"{len(waiting)} images are held at the border")]
+    rejected = _rejected(settings)
+    found += [
+        Alarm(
+            "rejected_is_out",
+            f"{image.title}: rejected by {one.actor} ({one.reason})",
+            f"{image.name}@{image.digest}",
+        )
+        for image in listed
+        if image.state == "published" and (one := rejected.get(image.digest)) is not None
+    ]
     found += [
         Alarm("release_not_allowed", f"releases were refused as {name} ({drops[name]})", name)
         for name in _NOT_ALLOWED
@@ -138,6 +149,14 @@ def border_alarms(settings: ReceiverSettings, drops: dict[str, int], images: Ite
     except (Broken, UserError) as error:
         found.append(Alarm("audit_broken", f"audit log {settings.audit}: {error}"))
     return found
+
+
+def _rejected(settings: ReceiverSettings) -> dict[str, Decision]:
+    journal = ReceiverJournal(settings.journal, read_only=True)
+    try:
+        return BorderJournal(journal).rejected()
+    finally:
+        journal.close()
 
 
 def _views(settings: ReceiverSettings, journal: ReceiverJournal) -> list[CollectionView]:
@@ -188,5 +207,5 @@ def _what_follows(choice: Choice, states: set[str]) -> str:
             return "no newest release has it; it will pass when it comes"
         return "it is published already" if states == {"published"} else "publish goes on with it"
     if "published" in states:
-        return "it is in the target already and stays there; it will not be published again"
+        return "it is in the target already: take it out there; it will not be published again"
     return "it will not be published, until it is released"

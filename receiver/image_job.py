@@ -175,13 +175,14 @@ class ImageJob:
         await self._all_listed()
         whole = await shop.border.admit(self.row, image)
         async with shop.slots, shop.gates.using(path):
+            shop.border.refuse_rejected(image)  # it may have waited long for its turn
             self._note("publishing")
             self.moved, started = Moved(), time.monotonic()
             await shop.sink.push(image, whole, path, self.moved)
+            await shop.border.published(self.row, image, f"{shop.place}/{path}")
             shop.journal.note_published(self.row, path, wanted, time.time(), target=shop.target)
             shop.published.update({(path, reference): digest for reference, digest in wanted.items()})
             shop.journal.note_locations(path, [blob.digest for blob in whole.blobs], shop.target)
-        await shop.border.published(self.row, image, f"{shop.place}/{path}")
         self.changed = True
         self._published()
         log.info(

@@ -72,8 +72,8 @@ class _Desired:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing can change any more without a person."""
-        return all(job.state == "published" or job.failed for job in self.jobs)
+        """Whether nothing can change any more without a person; what is just being tried again can."""
+        return all(job.state == "published" or (job.failed and job.state != "publishing") for job in self.jobs)
 
 
 class Publisher:

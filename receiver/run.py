@@ -205,7 +205,7 @@ def _summarise(settings: ReceiverSettings, trusted: Trust, started: float, code:
         if view.error is not None:
             print_error(ValueError(f"release {view.collection} {view.sequence}: {view.error}"))
         for image in view.images:
-            if image.state == "failed":
+            if image.state in ("failed", "held"):
                 print_error(ValueError(f"{image.title}: {image.error}"))
         print(_line(view, started, place), flush=True)
     if not views and code:

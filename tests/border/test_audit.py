@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -210,3 +212,22 @@ def test_processes_and_threads_append_at_once(log: Audit) -> None:
     assert log.verify()[0] == 240
     for name in {record.actor for record in records}:
         assert [int(record.object) for record in records if record.actor == name] == list(range(40))
+
+
+def test_writers_that_are_killed_leave_a_chain_that_goes_on(log: Audit) -> None:
+    context = multiprocessing.get_context("fork")
+    draw = random.Random(5)
+    for number in range(12):
+        writers = [context.Process(target=_writer, args=(log.path, f"{number}-{n}", 10_000)) for n in range(2)]
+        for one in writers:
+            one.start()
+        time.sleep(draw.uniform(0.02, 0.1))
+        for one in writers:
+            one.kill()
+            one.join()
+    count, _ = log.verify()
+    assert count > 12
+    assert log.append("held").seq >= count + 1
+    for name in {record.actor for record in log.records() if record.action != TORN}:
+        objects = [int(record.object) for record in log.records() if record.actor == name and record.object]
+        assert objects == list(range(len(objects)))  # what was appended is there, in its order

@@ -12,6 +12,7 @@ import pytest
 
 from oci.descriptor import sha256_digest
 from protocol.release import Content
+from receiver.border import Border, HeldAtBorder
 from runtime.errors import UserError
 from tests.border.rig import APP, KEY, OTHER, actions, border, held, held_by, script, signed
 from tests.oci_layout.images import Image, as_json, multi_image, referrer_to, single_image
@@ -283,3 +284,19 @@ async def test_a_changed_policy_judges_again(site: Site) -> None:
     assert not (site.folder / "asked").exists()  # nothing is scanned that is held anyway
     assert await site.once(border(site, verify={"hook": {"run": run}})) == 0
     assert (site.folder / "asked").read_text() == "x\n"
+
+
+@pytest.mark.parametrize("end", ["exit 1", "kill -9 $$"], ids=["answers", "dies"])
+async def test_for_several_targets_at_once_an_image_is_judged_once(site: Site, end: str) -> None:
+    image = single_image()
+    site.fill(image)
+    entry = release_image(APP, ["1"], image)
+    site.release(entry)
+    run = script(site, f"echo x >> {site.folder}/asked; sleep 0.2; {end}")
+    judge = Border(border(site, verify={"hook": {"run": run}}), site.journal, site.spool)
+    (row,) = site.journal.newest_releases()
+    results = await asyncio.gather(*(judge.admit(row, entry) for _ in range(3)), return_exceptions=True)
+    assert [type(one) for one in results] == [HeldAtBorder] * 3
+    assert (site.folder / "asked").read_text() == "x\n"
+    await asyncio.gather(*(judge.published(row, entry, f"target {number}") for number in range(3)))
+    assert [action for action, _ in actions(site)] == ["held", "published"]

@@ -120,7 +120,11 @@ async def test_rejecting_what_is_published_says_so_and_shows(site: Site, cli: Cl
     assert await site.once(settings) == 0
     code, out, _ = cli("reject", f"{APP}:1", "--reason", "recalled", "--config", site.config)
     assert code == 0
-    assert "it is in the target already and stays there" in out
+    assert "it is in the target already: take it out there" in out
+    code, out, _ = cli("status", "--config", site.config)
+    assert code == 1
+    assert f"ALARM: {APP}:1: rejected by" in out
+    assert "(recalled) and in the target already" in out
     assert await site.once(settings) == 1
     assert "recalled" in site.images()[APP]["error"]
 
@@ -175,6 +179,28 @@ async def test_what_cannot_be_recorded_is_not_decided(site: Site, cli: Cli) -> N
     assert await site.once(border(site, **settings)) == 1
     assert site.images()[APP]["state"] == "held"
     assert "audit log" in cli("status", "--config", site.config)[1]
+
+
+async def test_publishing_waits_for_a_disk_that_takes_no_record_and_goes_on_with_a_log_that_is_damaged(
+    site: Site, cli: Cli
+) -> None:
+    one, two = single_image("one"), single_image("two")
+    site.fill(one, two)
+    settings = border(site)
+    settings.audit.mkdir()  # no file can be opened there
+    site.release(release_image(APP, ["1"], one))
+    async with site.publishing(settings):
+        async with asyncio.timeout(5):
+            while "Is a directory" not in str(site.images().get(APP, {}).get("error")):
+                await asyncio.sleep(0.01)
+        settings.audit.rmdir()
+        await site.until(APP, "published")
+    assert actions(site) == [("published", f"{APP}@{one.root.descriptor.digest}")]
+    with settings.audit.open("a") as log:
+        log.write("not ours\n")
+    site.release(release_image(APP, ["1"], two), sequence=2)
+    assert await site.once(settings) == 0
+    assert f"ALARM: audit log {settings.audit}: the last line is none of ours" in cli("status", "-c", site.config)[1]
 
 
 # --- who may send ------------------------------------------------------------

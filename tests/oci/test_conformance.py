@@ -69,6 +69,7 @@ def test_good_images_have_no_faults() -> None:
             assert list(faults_of(manifest, lambda digest, _: files[digest])) == []  # noqa: B023
     assert image() == []
     assert image({**GOOD, "rootfs": {"type": "layers"}}, layers=[]) == []  # docker, FROM scratch
+    assert image({**GOOD, "os": "", "architecture": ""}) == []  # crane append, Tekton bundles
     embedded = descriptor(b"{}", EMPTY_TYPE) | {"data": base64.b64encode(b"{}").decode()}
     assert (
         faults(
@@ -92,7 +93,7 @@ def test_good_images_have_no_faults() -> None:
         (image(b"not json"), "not a JSON document"),
         (image(b'{"os":"linux","os":"linux"}'), "appears twice"),
         (image(["list"]), "expected a JSON object"),
-        (image({**GOOD, "os": ""}), "os is missing"),
+        (image({**GOOD, "os": None}), "os is missing"),
         (image({"os": "linux", "rootfs": GOOD["rootfs"]}), "architecture is missing; expected a text such as amd64"),
         (image({**GOOD, "rootfs": None}), "rootfs: expected type 'layers'"),
         (image({**GOOD, "rootfs": {"type": "layers", "diff_ids": []}}), "0 diff_ids for 1 layers"),
@@ -113,7 +114,10 @@ def test_good_images_have_no_faults() -> None:
         (image(schemaVersion=3), "schemaVersion 3: expected 2"),
         (image(config={}, layers={}), "layers: expected a list"),
         (index(ENTRY | {"platform": {"os": "linux"}}), "platform: architecture is missing"),
-        (index(ENTRY | {"platform": {"os": "", "architecture": "arm"}}), "platform: os is missing"),
+        (
+            index(ENTRY | {"platform": {"os": 1, "architecture": "arm"}}),
+            "platform: os, architecture and variant",
+        ),
         (index(ENTRY | {"data": "AA=="}), "manifests[0]: its embedded data"),
         (index(ENTRY | {"size": -1}), "size -1"),
         (index(ENTRY | {"digest": "sha256:../../etc"}), "digest"),
