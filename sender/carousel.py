@@ -7,6 +7,7 @@ the journal: a restart goes on with the next object.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -19,9 +20,10 @@ AGAIN_S: Final = 1.0  # between looks for something to repeat
 
 
 class Carousel:
-    """Asked while the queue is empty. *every*: seconds from one round's begin to the next one's, at least; 0: never.
+    """Asked while nothing else is to be handed out.
 
-    What was queued less than *every* ago waits for the round after.
+    *every*: seconds from one round's begin to the next one's, at least; 0: never. What was queued less than that ago
+    waits for the round after.
     """
 
     def __init__(self, journal: SenderJournal, every: float) -> None:
@@ -30,16 +32,22 @@ class Carousel:
         self._due = float("-inf")  # monotonic seconds
         self._desired: set[int] = set()  # objects that carry the newest releases' contents
         self._desired_of: object = None  # what the set was made from
+        self._order: deque[tuple[int, int]] = deque()  # (id, coded size): what this round has yet to repeat
+
+    def due(self, now: float) -> bool:
+        """Whether it is worth asking."""
+        return self._every > 0 and now >= self._due
 
     def turn(self, newest: Iterable[ReleaseRow], now: float, unix_now: float) -> int | None:
         """Queue one more pass of what is next; return its coded size (bytes), None if nothing is due at *now*."""
-        if self._every <= 0 or now < self._due:
+        if not self.due(now):
             return None
         newest = list(newest)
         stamp = (self._journal.newest_object(), tuple(row.digest for row in newest))
         if stamp != self._desired_of:
             self._desired = self._journal.carriers(desired_contents(newest))
             self._desired_of = stamp
+            self._order.clear()
         found = self._next(unix_now)
         if found is None:
             self._due = now + min(AGAIN_S, self._every)
@@ -61,6 +69,10 @@ class Carousel:
         if started > unix_now:  # the clock was set back
             started = unix_now
             self._begin(number, started)
+        while self._order:
+            each = self._order.popleft()
+            if self._waits(each[0], started, unix_now):
+                return each
         objects = list(self._objects(unix_now))
         to_go = self._to_go(objects, started)
         if not to_go and started + self._every <= unix_now:
@@ -68,10 +80,16 @@ class Carousel:
             to_go = self._to_go(objects, started)
             if to_go:
                 self._begin(number, started)
-        if not to_go:
-            return None
-        first = rotated(len(objects), number)
-        return next((each, size) for each, size, _, _ in objects[first:] + objects[:first] if each in to_go)
+        first = rotated(len(objects), number) if objects else 0
+        self._order.extend((each, size) for each, size, _, _ in objects[first:] + objects[:first] if each in to_go)
+        return self._order.popleft() if self._order else None
+
+    def _waits(self, object_id: int, started: float, unix_now: float) -> bool:
+        """Whether an object is still there and was not sent for another reason since the round began."""
+        row = self._journal.connection.execute(
+            "SELECT sent FROM objects WHERE id = ? AND passes_left = 0", (object_id,)
+        ).fetchone()
+        return row is not None and not started <= row[0] <= unix_now
 
     def _to_go(self, objects: list[tuple[int, int, float, float]], started: float) -> set[int]:
         """Return what a round that began then has yet to repeat; what is new to the other side is not due."""

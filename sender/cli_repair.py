@@ -22,7 +22,8 @@ from sender.cli_app import Config, Json, app, settings_of
 )
 def repair(
     words: Annotated[
-        list[str], typer.Argument(metavar="CODE...", help="As `missing --code` prints it; - reads standard input.")
+        list[str],
+        typer.Argument(metavar="CODE...", help="As `missing --code` prints it; - reads standard input."),
     ],
     config: Config = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Queue nothing: show what would be sent.")] = False,

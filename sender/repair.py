@@ -76,10 +76,7 @@ class Order:
 
 def repair(settings: SenderSettings, text: str, *, dry_run: bool = False) -> dict[str, Any]:
     """Queue what the code *text* names, unless *dry_run*; say what that is. UserError for what is no code of ours."""
-    try:
-        sections, mended = decode(text)
-    except BadRepairCode as error:
-        raise UserError(f"repair code: {error}", exit_code=EXIT_USAGE) from None
+    sections, mended = _read(text)
     SenderJournal(settings.journal, read_only=True).close()  # before the first run: says so and makes none
     journal = SenderJournal(settings.journal, read_only=dry_run)
     try:
@@ -95,6 +92,21 @@ def repair(settings: SenderSettings, text: str, *, dry_run: bool = False) -> dic
     return order.document()
 
 
+def _read(text: str) -> tuple[tuple[Section, ...], int]:
+    """Return (sections, characters mended) of one code, over any lines, or of several, one a line."""
+    try:
+        return decode(text)
+    except BadRepairCode as error:
+        lines = [line for line in text.splitlines() if line.strip()]
+        try:
+            each = [decode(line) for line in lines if len(lines) > 1]
+        except BadRepairCode:
+            each = []
+        if not each:
+            raise UserError(f"repair code: {error}", exit_code=EXIT_USAGE) from None
+        return tuple(section for sections, _ in each for section in sections), sum(mended for _, mended in each)
+
+
 class _Reading:
     """One section of a code against the journal."""
 
@@ -107,7 +119,8 @@ class _Reading:
         """Add what the section names to the order."""
         row = self._release()
         section, order = self._section, self._order
-        order.releases.append((row.collection, row.sequence))
+        if (row.collection, row.sequence) not in order.releases:
+            order.releases.append((row.collection, row.sequence))
         contents = list(parse_envelope(row.envelope).contents().values())
         highest = max([end for _, end in section.whole] + [piece.content + 1 for piece in section.pieces], default=0)
         if highest > len(contents):
@@ -163,7 +176,7 @@ class _Reading:
     def _content(self, content: Content, piece: Pieces | None, superseded: int | None) -> None:
         queued = self._object("objects.id = (SELECT object FROM carried WHERE digest = ?)", content.digest)
         if queued is None:
-            why = "no object carries it; fetch brings it and it is sent then"
+            why = "not prepared here yet: fetch does that; give the code again then"
             if superseded is not None:
                 why = f"not held any more; release {superseded} has come after, ask for what that lacks"
             self._order.gone.append((short_digest(content.digest), why))

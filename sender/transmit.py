@@ -294,7 +294,8 @@ class _Transmitter:
     # --- a few times a second ------------------------------------------------------------------------------------
 
     def _housekeeping(self, now: float) -> None:
-        self._due_housekeeping = now + HOUSEKEEPING_S
+        going_round = self._schedule.empty and self._carousel.due(now)
+        self._due_housekeeping = now + (IDLE_S if going_round else HOUSEKEEPING_S)
         if not self._outbox.attempt(lambda: self._look_at_journal(now)):
             self._due_housekeeping = now + RETRY_S
         self._set_newest()
@@ -314,9 +315,10 @@ class _Transmitter:
             return
         begun = time.monotonic()
         queue = self._journal.queue() + self._repairs.queue()
-        if not queue and self._repeat(now):
-            queue = self._journal.queue()
         self._schedule.refresh(queue)
+        if self._schedule.empty and self._repeat(now):  # while the last blocks before are on the wire
+            queue = self._journal.queue() + self._repairs.queue()
+            self._schedule.refresh(queue)
         self._dispatch.announce()
         self._encoder.queued_bytes = sum(map(bytes_to_go, queue))
         self._queued = {
@@ -359,7 +361,7 @@ class _Transmitter:
         if self._once or share <= 0 or not self._gate.open:
             return False
         size = self._carousel.turn(self._newest, now, time.time())
-        if size is not None:
+        if size is not None and share < 1:
             self._carousel.wait(now, self._link_time(size) / share)
         return size is not None
 

@@ -162,13 +162,29 @@ class Pair:
         except UserError:
             return {}
 
+    def settle(self) -> dict[str, int]:
+        """Wait until all is sent and the receiver has written what it got; return what is here in part."""
+        until(lambda: self._queued() == 0)
+        before: tuple[float, dict[str, int]] = time.monotonic(), self.here()
+        while time.monotonic() - before[0] < 1.5:
+            time.sleep(0.1)
+            if self.here() != before[1]:
+                before = time.monotonic(), self.here()
+        return before[1]
+
+    def _queued(self) -> int:
+        with closing(self.low.journal()) as journal:
+            totals = journal.totals()
+        return totals["queued_objects"] if totals["sent_objects"] else 1
+
     def repairs(self) -> list[Any]:
         with closing(self.low.journal()) as journal:
             return journal.connection.execute("SELECT object, spans FROM repairs").fetchall()
 
 
-def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0, say: Callable[[], object] = str) -> None:
+    """Wait for *condition*; *say* tells more when time is up."""
     limit = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < limit, "time is up"
+        assert time.monotonic() < limit, f"time is up: {say()}"
         time.sleep(0.02)

@@ -27,6 +27,7 @@ from tests.sender.conftest import Site
 from tests.sender.test_cli import call
 
 BIG = 50_000_000  # coded bytes of the layer: nobody reads the file here
+NOT_YET = "not prepared here yet: fetch does that; give the code again then"
 CODED = "sha256:" + "c0de" * 16
 
 
@@ -146,7 +147,7 @@ def test_what_no_object_carries_is_said(sender: Sender) -> None:
     sender.propose(1, 2)
     wanted = encode([sender.section(2, whole=((0, 8),))])
     found = repair(sender.settings, wanted)
-    assert {one["why"] for one in found["not_sent"]} == {"no object carries it; fetch brings it and it is sent then"}
+    assert {one["why"] for one in found["not_sent"]} == {NOT_YET}
     assert len(found["not_sent"]) == 4
     assert set(sender.repairs()) == {sender.layer, sender.batch}
     sender.propose(1)
@@ -201,6 +202,16 @@ def test_one_wrong_section_queues_nothing_of_the_others(sender: Sender) -> None:
     with pytest.raises(UserError):
         repair(sender.settings, encode([sender.section(whole=((0, 4),)), Section(7, 0x1234567, release=True)]))
     assert sender.repairs() == {}
+
+
+def test_several_codes_one_a_line_are_read_as_photos_give_them(sender: Sender) -> None:
+    one = encode([sender.section(symbol_bytes=1_424, pieces=blocks(((3, 4),)))])
+    two = encode([sender.section(whole=((0, 1),))])
+    found = repair(sender.settings, f"{one}\n\n{two}\n")
+    assert set(sender.repairs()) == {sender.layer, sender.batch}
+    assert found["releases"] == [{"collection": "default", "sequence": 1}]
+    with pytest.raises(UserError):
+        repair(sender.settings, f"{one}\n{two[:-3]}\n")
 
 
 def test_before_the_first_run_there_is_nothing_to_repair(site: Site) -> None:
