@@ -91,6 +91,9 @@ class ImageDirectory:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _holds(self, image: ReleaseImage, path: str) -> bool:
+        if self._fresh:
+            self._fresh = False
+            self._remove_leftovers()
         try:
             return (self._folder / self._file_name(image, path)).stat().st_size > 0
         except (FileNotFoundError, NotADirectoryError):
@@ -100,9 +103,6 @@ class ImageDirectory:
         final = self._folder / self._file_name(image, path)
         with storage_errors(self._folder):
             make_folder(self._folder)
-            if self._fresh:
-                self._remove_leftovers()
-                self._fresh = False
             if not self._holds(image, path):
                 self._write(final, _entries(image, path), _beneath_root(image, self._spool), progress)
             self._replace(final.name, _image_names(image, path))
@@ -148,9 +148,10 @@ class ImageDirectory:
 
     def _remove_leftovers(self) -> None:
         """Remove what killed writers left: nobody else writes here, and we have not begun."""
-        for name in os.listdir(self._folder):
-            if _TEMP.fullmatch(name):
-                (self._folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # no such folder yet; or writing will tell
+            for name in os.listdir(self._folder):
+                if _TEMP.fullmatch(name):
+                    (self._folder / name).unlink(missing_ok=True)
 
     def _names_in(self, name: str) -> frozenset[str]:
         found = self._names.get(name)

@@ -204,9 +204,9 @@ class Publisher:
             if len(self._shops) > 1:
                 log.info("release_in_target", target=shop.target, collection=row.collection, sequence=row.sequence)
             if not self._rejected and all(shop.target in other.complete for other in self._desired.values()):
-                wanted = [job.image for other in self._desired.values() for job in other.jobs if job.shop is shop]
+                jobs = [job for other in self._desired.values() for job in other.jobs if job.shop is shop]
                 try:
-                    await shop.sink.settle([(image, shop.mapping.name(image.name)) for image in wanted])
+                    await shop.sink.settle([(job.image, job.name_in_target()) for job in jobs])
                 except (OciError, OSError) as error:
                     log.warning("target_not_tidied", target=shop.target, error=str(error))
 
@@ -309,7 +309,7 @@ class Publisher:
 
 def _path_of(job: ImageJob) -> str | None:
     try:
-        return job.shop.mapping.name(job.image.name)
+        return job.path or job.name_in_target()
     except OciError:
         return None
 

@@ -23,7 +23,7 @@ from oci.reference import check_registry
 from oci.server import serve
 from receiver.image_directory import ImageDirectory
 from receiver.mapping import Mapping
-from receiver.publish_config import ONLY_TARGET, Publish, RegistryTarget, Serve, TargetSection
+from receiver.publish_config import Publish, RegistryTarget, Serve, TargetSection
 from receiver.push import Pusher, Sink
 from runtime.errors import UserError
 
@@ -55,7 +55,7 @@ async def open_targets(
     async with AsyncExitStack() as stack:
         opened = []
         for name, target in publish.each().items():
-            sink, place = await _open(target, _key(name), spool, lambda name=name: locations(name), stack)  # type: ignore[misc]
+            sink, place = await _open(target, publish.where(name), spool, lambda name=name: locations(name), stack)  # type: ignore[misc]
             stack.callback(sink.close)
             opened.append(PublishTarget(name, place, sink, Mapping.of(target), target.parallel))
         yield opened
@@ -94,9 +94,11 @@ async def _serve(layout: Layout, settings: Serve, key: str, stack: AsyncExitStac
     return server.url
 
 
-async def check_target(name: str, target: TargetSection) -> str:
-    """Look at a target without changing it; return a line for people. OciError or UserError if it cannot work."""
-    key = _key(name)
+async def check_target(key: str, target: TargetSection) -> str:
+    """Look at a target without changing it; return a line for people. OciError or UserError if it cannot work.
+
+    *key* is where it stands in receiver.yaml.
+    """
     if target.registry is not None:
         try:
             async with HttpClient(_tls(target.registry), sleep=_no_sleep) as http:
@@ -126,11 +128,6 @@ def _about_cache(folder: Path) -> str:
     if (folder / ".cache.json").exists():
         return ""
     return "; K3s imports all of them at each start: touch .cache.json there to have it import only what is new"
-
-
-def _key(name: str) -> str:
-    """Return where the settings of a target stand in receiver.yaml."""
-    return "publish" if name == ONLY_TARGET else f"publish.targets.{name}"
 
 
 async def _no_sleep(seconds: float) -> None:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
 from oci.archive import open_archive
-from oci.archive_writer import read_entries
+from oci.archive_writer import read_entries, write_archive
+from oci.blobs import BlobStore
 from oci.errors import OciError
+from receiver import image_directory
+from receiver.image_directory import ImageDirectory
+from receiver.publish_config import ImageFolder
 from tests.oci_layout.images import multi_image, referrer_to, single_image
 from tests.receiver.nodes import Containerd
 from tests.receiver.site import Site, release_image
@@ -223,6 +232,38 @@ async def test_a_full_disk_is_waited_out(site: Site, monkeypatch: pytest.MonkeyP
         assert os.listdir(site.folder / "images") == []
         full = False
         await site.until(NGINX, "published")
+
+
+component = st.from_regex(r"[a-z0-9]{1,20}(?:(?:[.]|_|__|-{1,3})[a-z0-9]{1,20}){0,4}", fullmatch=True)
+tag = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", fullmatch=True)
+path = st.lists(component, min_size=1, max_size=4).map(lambda parts: "quay.io/" + "/".join(parts))
+
+
+@given(
+    st.tuples(path, st.lists(tag, max_size=3, unique=True)), st.tuples(path, st.lists(tag, max_size=3, unique=True))
+)
+def test_file_names_are_ours_and_one_for_each_image(one: Any, other: Any) -> None:
+    """By the name alone it is told which files may be removed."""
+    image = single_image()
+    folder = ImageDirectory(ImageFolder(path=Path("images")), BlobStore(Path("spool")), 1)
+    named = [folder._file_name(release_image(name, tags, image), name) for name, tags in (one, other)]
+    assert all(image_directory._OURS.fullmatch(name) and len(name) <= 255 for name in named)
+    assert (named[0] == named[1]) == (one[0] == other[0] and set(one[1]) == set(other[1]))
+    folder.close()
+
+
+def test_the_same_content_makes_the_same_bytes(site: Site) -> None:
+    image = multi_image()
+    site.fill(image)
+    parts = [blob for blob, _ in image.blobs.values()] + [manifest.descriptor for manifest in image.manifests]
+    entries = [{"mediaType": parts[-1].media_type, "digest": parts[-1].digest, "size": parts[-1].size}]
+    made = []
+    for compress in (True, True, False):
+        out = io.BytesIO()
+        write_archive(out, entries, [*parts, *parts], site.spool, compress=compress, progress=lambda count: None)
+        made.append(out.getvalue())
+    assert made[0] == made[1]
+    assert zstandard.ZstdDecompressor().stream_reader(made[0]).read() == made[2]
 
 
 def test_reading_what_is_no_archive_of_ours(tmp_path: Path) -> None:
