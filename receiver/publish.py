@@ -14,6 +14,7 @@ import random
 import signal
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -350,6 +351,9 @@ async def publish(
     journal = ReceiverJournal(settings.journal)
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, on_signal, signum)
+    # Work of a target that hangs, such as a layout on a dead network file system, shall leave threads to the others.
+    threads = 8 + sum(2 * target.parallel for target in settings.publish.each().values())
+    loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="publish"))
     try:
         spool = BlobStore(settings.spool)
         async with open_targets(settings.publish, spool, journal.locations) as targets:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,8 +26,9 @@ from receiver.image_directory import ImageDirectory
 from receiver.publish_config import ImageFolder
 from tests.oci_layout.images import multi_image, referrer_to, single_image
 from tests.receiver.nodes import Containerd
-from tests.receiver.site import Site, release_image
-from tests.receiver.test_publish import NGINX, SIGNATURE, same_in, sparse
+from tests.receiver.site import Site, noise, release_image
+from tests.receiver.test_publish import NGINX, SIGNATURE, same_in, sparse, with_zstd
+from tests.support.processes import ROOT
 
 FOLDER = "{images: {path: images}}"
 
@@ -174,6 +177,41 @@ async def test_the_rest_of_a_writer_that_was_killed_goes_and_is_never_imported(s
     left.write_bytes(b"half")
     assert await site.once(site.configure(FOLDER)) == 0
     assert not left.exists()
+
+
+async def test_a_writer_that_is_killed_leaves_no_half_archive(site: Site) -> None:
+    """The real process, killed while an archive grows; then it is whole, once, and nothing else is left."""
+    big = single_image("big")
+    big.add_blob("application/vnd.oci.image.layer.v1.tar", noise(40_000_000))
+    big = with_zstd(big)
+    site.fill(big)
+    site.release(release_image(NGINX, ["1"], big))
+    site.configure("{images: {path: images}}")
+    argv = [sys.executable, "-m", "receiver", "publish", "--once", "--since", "0", "--config", str(site.config)]
+    folder, environment = site.folder / "images", os.environ | {"PYTHONPATH": str(ROOT)}
+    for least in (1, 20_000_000):
+        process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            async with asyncio.timeout(30):
+                while not any(size(path) >= least for path in folder.glob(".checkvalve-*.part")):
+                    assert process.poll() is None
+                    await asyncio.sleep(0.001)
+        finally:
+            process.kill()
+            process.wait()
+        assert not archives(site)
+        assert len(list(folder.iterdir())) == 1  # the next one removes what the last one left
+    assert subprocess.run(argv, env=environment, capture_output=True, timeout=60, check=False).returncode == 0
+    (path,) = folder.iterdir()
+    with open_archive(path) as source:
+        await same_in(source, "1", big)
+
+
+def size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 async def test_names_can_be_mapped(site: Site) -> None:
