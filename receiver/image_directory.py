@@ -19,7 +19,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +57,7 @@ class ImageDirectory:
         self._threads = ThreadPoolExecutor(parallel + 1, thread_name_prefix="images")
         self._names: dict[str, frozenset[str]] = {}  # file name -> images in it; a file never changes
         self._fresh = True
+        self._last_step = threading.Lock()
 
     def close(self) -> None:
         """Let go of the threads."""
@@ -103,26 +104,33 @@ class ImageDirectory:
         final = self._folder / self._file_name(image, path)
         with storage_errors(self._folder):
             make_folder(self._folder)
-            if not self._holds(image, path):
-                self._write(final, _entries(image, path), _beneath_root(image, self._spool), progress)
-            self._replace(final.name, _image_names(image, path))
+            with self._written(image, path, progress) as temp, self._last_step:
+                # Of two writers the one that is no longer wanted must not be the last to put its archive there.
+                progress(0)
+                if temp is not None:
+                    temp.replace(final)
+                    fsync_folder(self._folder)
+                self._replace(final.name, _image_names(image, path))
 
-    def _write(
-        self, final: Path, entries: list[dict[str, Any]], contents: list[Descriptor], progress: Callable[[int], None]
-    ) -> None:
+    @contextlib.contextmanager
+    def _written(self, image: ReleaseImage, path: str, progress: Callable[[int], None]) -> Iterator[Path | None]:
+        """Yield the archive under a name that nobody imports, to be renamed; None if it is there already."""
+        if self._holds(image, path):
+            yield None
+            return
         temp = self._folder / f".checkvalve-{secrets.token_hex(8)}.part"
         try:
             with temp.open("xb") as file:
+                contents = _beneath_root(image, self._spool)
+                entries = _entries(image, path)
                 write_archive(file, entries, contents, self._spool, compress=self._compress, progress=progress)
                 file.flush()
                 os.fsync(file.fileno())
             temp.chmod(0o644)  # whoever imports it may be another user
-            temp.replace(final)
-        except BaseException:
+            yield temp
+        finally:
             with contextlib.suppress(OSError):
-                temp.unlink()
-            raise
-        fsync_folder(self._folder)
+                temp.unlink(missing_ok=True)
 
     def _replace(self, new: str, names: frozenset[str]) -> None:
         """Remove other archives of ours in which an image is called as one of *names*."""
@@ -131,7 +139,7 @@ class ImageDirectory:
                 self._remove(old, "archive_replaced", by=new)
 
     def _withdraw(self, keep: set[str]) -> None:
-        with storage_errors(self._folder):
+        with storage_errors(self._folder), self._last_step:
             for old in self._ours():
                 if old not in keep:
                     self._remove(old, "archive_withdrawn")

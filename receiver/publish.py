@@ -93,6 +93,7 @@ class Publisher:
         self._shops = [self._workshop(target) for target in targets]
         self._desired: dict[str, _Desired] = {}
         self._rejected: dict[str, tuple[int, str]] = {}
+        self._tidying: set[asyncio.Task[None]] = set()
         self._seen: tuple[int, object] = (-1, None)
         self._live: tuple[float, object] = (0.0, None)
         self._first_heard = 0.0
@@ -120,7 +121,7 @@ class Publisher:
         try:
             while not stop.is_set():
                 await self._poll()
-                result = self._result(since) if once else None
+                result = self._result(since) if once and not self._tidying else None
                 if result is not None:
                     return result
                 notify.watchdog()
@@ -128,7 +129,8 @@ class Publisher:
                     await asyncio.wait_for(stop.wait(), self._pace.poll)
             return 0
         finally:
-            await self._cancel([task for desired in self._desired.values() for task in desired.tasks.values()])
+            tasks = [task for desired in self._desired.values() for task in desired.tasks.values()]
+            await self._cancel([*tasks, *self._tidying])
             self._tell("stopped")
 
     async def _poll(self) -> None:
@@ -151,7 +153,7 @@ class Publisher:
             for task in desired.tasks.values():
                 if task.done() and not task.cancelled():
                     task.result()  # a bug of ours ends the role, and it is started again
-            await self._note_targets(desired)
+            self._note_targets(desired)
             if desired.published and not desired.finished:
                 self._finish(desired)
         self._tell("publishing" if any(not d.settled for d in self._desired.values()) else "idle")
@@ -194,7 +196,7 @@ class Publisher:
             if id(job) in tasks:
                 job.rebind(row)
 
-    async def _note_targets(self, desired: _Desired) -> None:
+    def _note_targets(self, desired: _Desired) -> None:
         """Note which targets have all of a release by now, and let them tidy up when that is all there is."""
         for shop in self._shops:
             if shop.target in desired.complete or not desired.published_in(shop.target):
@@ -205,11 +207,16 @@ class Publisher:
             if len(self._shops) > 1:
                 log.info("release_in_target", target=shop.target, collection=row.collection, sequence=row.sequence)
             if not self._rejected and all(shop.target in other.complete for other in self._desired.values()):
-                jobs = [job for other in self._desired.values() for job in other.jobs if job.shop is shop]
-                try:
-                    await shop.sink.settle([(job.image, job.name_in_target()) for job in jobs])
-                except (OciError, OSError) as error:
-                    log.warning("target_not_tidied", target=shop.target, error=str(error))
+                task = asyncio.create_task(self._tidy(shop), name=f"tidy {shop.target}")
+                self._tidying.add(task)
+                task.add_done_callback(self._tidying.discard)
+
+    async def _tidy(self, shop: Workshop) -> None:
+        jobs = [job for desired in self._desired.values() for job in desired.jobs if job.shop is shop]
+        try:
+            await shop.sink.settle([(job.image, job.name_in_target()) for job in jobs])
+        except (OciError, OSError) as error:
+            log.warning("target_not_tidied", target=shop.target, error=str(error))
 
     def _finish(self, desired: _Desired) -> None:
         desired.finished = True

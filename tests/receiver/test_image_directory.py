@@ -8,9 +8,10 @@ import os
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import zstandard
@@ -177,6 +178,34 @@ async def test_the_rest_of_a_writer_that_was_killed_goes_and_is_never_imported(s
     left.write_bytes(b"half")
     assert await site.once(site.configure(FOLDER)) == 0
     assert not left.exists()
+
+
+async def test_a_writer_that_is_not_wanted_any_more_is_not_the_last(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread cannot be cancelled: one that writes the archive of an older release goes on while a newer comes."""
+    old, new = single_image("old"), single_image("new")
+    site.fill(old, new)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(out: BinaryIO, entries: list[Any], *arguments: Any, **options: Any) -> None:
+        write_archive(out, entries, *arguments, **options)
+        if entries[0]["digest"] == old.root.descriptor.digest:
+            begun.set()
+            assert go_on.wait(10)
+
+    monkeypatch.setattr(image_directory, "write_archive", slowly)
+    site.release(release_image(NGINX, ["1"], old))
+    async with site.publishing(site.configure(FOLDER)):
+        assert await asyncio.to_thread(begun.wait, 10)
+        site.release(release_image(NGINX, ["1"], new), sequence=2)
+        await site.until(NGINX, "published")
+        go_on.set()
+        async with asyncio.timeout(10):
+            while len(os.listdir(site.folder / "images")) > 1:
+                await asyncio.sleep(0.01)
+    (path,) = archives(site)
+    assert [entry["digest"] for entry in read_entries(path)] == [new.root.descriptor.digest]
 
 
 async def test_a_writer_that_is_killed_leaves_no_half_archive(site: Site) -> None:
