@@ -57,7 +57,7 @@ class ImageDirectory:
         self._threads = ThreadPoolExecutor(parallel + 1, thread_name_prefix="images")
         self._names: dict[str, frozenset[str]] = {}  # file name -> images in it; a file never changes
         self._fresh = True
-        self._last_step = threading.Lock()
+        self._first_step, self._last_step = threading.Lock(), threading.Lock()
 
     def close(self) -> None:
         """Let go of the threads."""
@@ -92,9 +92,10 @@ class ImageDirectory:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _holds(self, image: ReleaseImage, path: str) -> bool:
-        if self._fresh:
-            self._fresh = False
-            self._remove_leftovers()
+        with self._first_step:
+            if self._fresh:
+                self._remove_leftovers()
+                self._fresh = False
         try:
             return (self._folder / self._file_name(image, path)).stat().st_size > 0
         except (FileNotFoundError, NotADirectoryError):
@@ -177,7 +178,7 @@ class ImageDirectory:
         entries = _entries(image, path)
         # The root's digest is that of all beneath it, save what stays on the other side.
         stamp = hashlib.sha256(json.dumps([_FORM, entries, sorted(image.absent)]).encode()).hexdigest()[:16]
-        label = "_".join(path.split("/")[-2:]) + (f"-{image.tags[0]}" if image.tags else "")
+        label = "_".join(path.split("/")[-2:]) + (f"-{min(image.tags)}" if image.tags else "")
         label = re.sub(r"[^a-z0-9._-]", "_", label.lower())[:120]
         return f"checkvalve-{label}-{stamp}.tar{'.zst' if self._compress else ''}"
 

@@ -316,6 +316,7 @@ def test_file_names_are_ours_and_one_for_each_image(one: Any, other: Any) -> Non
     named = [folder._file_name(release_image(name, tags, image), name) for name, tags in (one, other)]
     assert all(image_directory._OURS.fullmatch(name) and len(name) <= 255 for name in named)
     assert (named[0] == named[1]) == (one[0] == other[0] and set(one[1]) == set(other[1]))
+    assert folder._file_name(release_image(one[0], reversed(one[1]), image), one[0]) == named[0]
     folder.close()
 
 
