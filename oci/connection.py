@@ -169,7 +169,7 @@ def status_error(where: str, status: int, body: bytes) -> OciError:
     if status >= 500 or status == 429:
         line = one_line(f"{where}: the registry failed ({status}{said}); try later or see its log")
         return Transient(line, status=status)
-    return Refused(one_line(f"{where}: the registry refused ({status}{said})"))
+    return Refused(one_line(f"{where}: the registry refused ({status}{said}); see its log"))
 
 
 def error_detail(body: bytes) -> str:

@@ -30,7 +30,8 @@ def check(config: Path) -> int:
     trials: list[Callable[[], str]] = [
         partial(trial, settings) for trial in (_own_key, _senders, _border, _address, _state)
     ]
-    trials += [partial(_target, name, target) for name, target in settings.publish.each().items()]
+    publish = settings.publish
+    trials += [partial(_target, publish.where(name), target) for name, target in publish.each().items()]
     for trial in trials:
         try:
             print(f"ok: {trial()}", flush=True)
@@ -86,5 +87,5 @@ def _state(settings: ReceiverSettings) -> str:
     return f"state: {settings.state}: can be written, {human_bytes(shutil.disk_usage(folder).free)} free"
 
 
-def _target(name: str, target: TargetSection) -> str:
-    return asyncio.run(check_target(name, target))
+def _target(key: str, target: TargetSection) -> str:
+    return asyncio.run(check_target(key, target))

@@ -19,7 +19,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +57,7 @@ class ImageDirectory:
         self._threads = ThreadPoolExecutor(parallel + 1, thread_name_prefix="images")
         self._names: dict[str, frozenset[str]] = {}  # file name -> images in it; a file never changes
         self._fresh = True
+        self._first_step, self._last_step = threading.Lock(), threading.Lock()
 
     def close(self) -> None:
         """Let go of the threads."""
@@ -91,6 +92,10 @@ class ImageDirectory:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _holds(self, image: ReleaseImage, path: str) -> bool:
+        with self._first_step:
+            if self._fresh:
+                self._remove_leftovers()
+                self._fresh = False
         try:
             return (self._folder / self._file_name(image, path)).stat().st_size > 0
         except (FileNotFoundError, NotADirectoryError):
@@ -100,29 +105,33 @@ class ImageDirectory:
         final = self._folder / self._file_name(image, path)
         with storage_errors(self._folder):
             make_folder(self._folder)
-            if self._fresh:
-                self._remove_leftovers()
-                self._fresh = False
-            if not self._holds(image, path):
-                self._write(final, _entries(image, path), _beneath_root(image, self._spool), progress)
-            self._replace(final.name, _image_names(image, path))
+            with self._written(image, path, progress) as temp, self._last_step:
+                # Of two writers the one that is no longer wanted must not be the last to put its archive there.
+                progress(0)
+                if temp is not None:
+                    temp.replace(final)
+                    fsync_folder(self._folder)
+                self._replace(final.name, _image_names(image, path))
 
-    def _write(
-        self, final: Path, entries: list[dict[str, Any]], contents: list[Descriptor], progress: Callable[[int], None]
-    ) -> None:
+    @contextlib.contextmanager
+    def _written(self, image: ReleaseImage, path: str, progress: Callable[[int], None]) -> Iterator[Path | None]:
+        """Yield the archive under a name that nobody imports, to be renamed; None if it is there already."""
+        if self._holds(image, path):
+            yield None
+            return
         temp = self._folder / f".checkvalve-{secrets.token_hex(8)}.part"
         try:
             with temp.open("xb") as file:
+                contents = _beneath_root(image, self._spool)
+                entries = _entries(image, path)
                 write_archive(file, entries, contents, self._spool, compress=self._compress, progress=progress)
                 file.flush()
                 os.fsync(file.fileno())
             temp.chmod(0o644)  # whoever imports it may be another user
-            temp.replace(final)
-        except BaseException:
+            yield temp
+        finally:
             with contextlib.suppress(OSError):
-                temp.unlink()
-            raise
-        fsync_folder(self._folder)
+                temp.unlink(missing_ok=True)
 
     def _replace(self, new: str, names: frozenset[str]) -> None:
         """Remove other archives of ours in which an image is called as one of *names*."""
@@ -131,7 +140,7 @@ class ImageDirectory:
                 self._remove(old, "archive_replaced", by=new)
 
     def _withdraw(self, keep: set[str]) -> None:
-        with storage_errors(self._folder):
+        with storage_errors(self._folder), self._last_step:
             for old in self._ours():
                 if old not in keep:
                     self._remove(old, "archive_withdrawn")
@@ -148,9 +157,10 @@ class ImageDirectory:
 
     def _remove_leftovers(self) -> None:
         """Remove what killed writers left: nobody else writes here, and we have not begun."""
-        for name in os.listdir(self._folder):
-            if _TEMP.fullmatch(name):
-                (self._folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # no such folder yet; or writing will tell
+            for name in os.listdir(self._folder):
+                if _TEMP.fullmatch(name):
+                    (self._folder / name).unlink(missing_ok=True)
 
     def _names_in(self, name: str) -> frozenset[str]:
         found = self._names.get(name)
@@ -168,7 +178,7 @@ class ImageDirectory:
         entries = _entries(image, path)
         # The root's digest is that of all beneath it, save what stays on the other side.
         stamp = hashlib.sha256(json.dumps([_FORM, entries, sorted(image.absent)]).encode()).hexdigest()[:16]
-        label = "_".join(path.split("/")[-2:]) + (f"-{image.tags[0]}" if image.tags else "")
+        label = "_".join(path.split("/")[-2:]) + (f"-{min(image.tags)}" if image.tags else "")
         label = re.sub(r"[^a-z0-9._-]", "_", label.lower())[:120]
         return f"checkvalve-{label}-{stamp}.tar{'.zst' if self._compress else ''}"
 

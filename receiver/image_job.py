@@ -113,6 +113,7 @@ class ImageJob:
         self.moved = Moved()
         self.total_bytes = sum(content.size for content in listed(image).values())
         self.shop = shop
+        self.path: str | None = None  # its name in the target, once it is known to have one
         self._noted: _Noted | None = None
 
     def rebind(self, row: ReleaseRow) -> None:
@@ -120,6 +121,12 @@ class ImageJob:
         self.row = row
         if self._noted is not None:
             self._write(replace(self._noted, sequence=row.sequence))
+
+    def name_in_target(self) -> str:
+        """Return what the image is called in the target; ReferenceError_ if that is no name."""
+        if self.path is None:
+            self.path = self.shop.mapping.name(self.image.name)
+        return self.path
 
     async def run(self) -> None:
         """Keep at it until the image is published."""
@@ -161,7 +168,7 @@ class ImageJob:
 
     async def _attempt(self) -> None:
         shop, image = self.shop, self.image
-        path = shop.mapping.name(image.name)
+        path = self.name_in_target()
         rival = shop.rival(self, path)
         if rival is not None:
             raise TagTaken(rival)

@@ -138,7 +138,7 @@ def _k3s(head: str, mirror: Mirror, plans: Sequence[_Plan]) -> NodeFiles:
         lines += ["configs:", f"  {_text(mirror.host)}:", "    tls:", f"      ca_file: {_text(mirror.ca)}"]
     notes = [
         "config.yaml.d/90-checkvalve.yaml turns the default endpoint off: --disable-default-registry-endpoint",
-        "restart K3s on every node: it reads these files when it starts",
+        "restart K3s on every node: it reads these files when it starts (RKE2 the same, below /etc/rancher/rke2)",
         "a registry without a mirror here is still asked itself: write one for each that pods name",
     ]
     if not all(plan.straight() for plan in plans):

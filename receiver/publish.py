@@ -15,6 +15,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
@@ -100,6 +101,7 @@ class Publisher:
         self._shops = [self._workshop(target) for target in targets]
         self._desired: dict[str, _Desired] = {}
         self._rejected: dict[str, tuple[int, str]] = {}
+        self._tidying: set[asyncio.Task[None]] = set()
         self._seen: tuple[int, object] = (-1, None)
         self._live: tuple[float, object] = (0.0, None)
         self._first_heard = 0.0
@@ -133,7 +135,7 @@ class Publisher:
                 await self._poll()
                 if keeping is not None and keeping.done():
                     keeping.result()
-                result = self._result(since) if once else None
+                result = self._result(since) if once and not self._tidying else None
                 if result is not None:
                     return result
                 notify.watchdog()
@@ -141,8 +143,8 @@ class Publisher:
                     await asyncio.wait_for(stop.wait(), self._pace.poll)
             return 0
         finally:
-            await self._cancel([keeping] if keeping is not None else [])
-            await self._cancel([task for desired in self._desired.values() for task in desired.tasks.values()])
+            tasks = [task for desired in self._desired.values() for task in desired.tasks.values()]
+            await self._cancel([*tasks, *self._tidying, *([keeping] if keeping is not None else [])])
             self._tell("stopped")
 
     async def _poll(self) -> None:
@@ -168,7 +170,7 @@ class Publisher:
             for task in desired.tasks.values():
                 if task.done() and not task.cancelled():
                     task.result()  # a bug of ours ends the role, and it is started again
-            await self._note_targets(desired)
+            self._note_targets(desired)
             if desired.published and not desired.finished:
                 self._finish(desired)
         self._tell("publishing" if any(not d.settled for d in self._desired.values()) else "idle")
@@ -211,7 +213,7 @@ class Publisher:
             if id(job) in tasks:
                 job.rebind(row)
 
-    async def _note_targets(self, desired: _Desired) -> None:
+    def _note_targets(self, desired: _Desired) -> None:
         """Note which targets have all of a release by now, and let them tidy up when that is all there is."""
         for shop in self._shops:
             if shop.target in desired.complete or not desired.published_in(shop.target):
@@ -222,11 +224,16 @@ class Publisher:
             if len(self._shops) > 1:
                 log.info("release_in_target", target=shop.target, collection=row.collection, sequence=row.sequence)
             if not self._rejected and all(shop.target in other.complete for other in self._desired.values()):
-                wanted = [job.image for other in self._desired.values() for job in other.jobs if job.shop is shop]
-                try:
-                    await shop.sink.settle([(image, shop.mapping.name(image.name)) for image in wanted])
-                except (OciError, OSError) as error:
-                    log.warning("target_not_tidied", target=shop.target, error=str(error))
+                task = asyncio.create_task(self._tidy(shop), name=f"tidy {shop.target}")
+                self._tidying.add(task)
+                task.add_done_callback(self._tidying.discard)
+
+    async def _tidy(self, shop: Workshop) -> None:
+        jobs = [job for desired in self._desired.values() for job in desired.jobs if job.shop is shop]
+        try:
+            await shop.sink.settle([(job.image, job.name_in_target()) for job in jobs])
+        except (OciError, OSError) as error:
+            log.warning("target_not_tidied", target=shop.target, error=str(error))
 
     def _finish(self, desired: _Desired) -> None:
         desired.finished = True
@@ -333,7 +340,7 @@ class Publisher:
 
 def _path_of(job: ImageJob) -> str | None:
     try:
-        return job.shop.mapping.name(job.image.name)
+        return job.path or job.name_in_target()
     except OciError:
         return None
 
@@ -374,6 +381,9 @@ async def publish(
     journal = ReceiverJournal(settings.journal)
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, on_signal, signum)
+    # Work of a target that hangs, such as a layout on a dead network file system, shall leave threads to the others.
+    threads = 8 + sum(2 * target.parallel for target in settings.publish.each().values())
+    loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="publish"))
     try:
         spool = BlobStore(settings.spool)
         async with AsyncExitStack() as stack:

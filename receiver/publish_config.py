@@ -141,3 +141,7 @@ class Publish(TargetSection):
     def each(self) -> dict[str, TargetSection]:
         """Return every target by its name."""
         return dict(self.targets) or {ONLY_TARGET: self}
+
+    def where(self, name: str) -> str:
+        """Return the key under which the target *name* stands, for messages."""
+        return f"publish.targets.{name}" if self.targets else "publish"

@@ -25,7 +25,7 @@ from oci.server import serve
 from oci.store import Target
 from receiver.image_directory import ImageDirectory
 from receiver.mapping import Mapping
-from receiver.publish_config import ONLY_TARGET, Publish, RegistryTarget, Serve, TargetSection
+from receiver.publish_config import Publish, RegistryTarget, Serve, TargetSection
 from receiver.push import Pusher, Sink
 from runtime.errors import UserError
 
@@ -59,13 +59,14 @@ async def open_targets(
     """
     async with AsyncExitStack() as stack:
         yield [
-            await _open(name, target, spool, partial(locations, name), stack, serving=serving)
+            await _open(name, publish.where(name), target, spool, partial(locations, name), stack, serving=serving)
             for name, target in publish.each().items()
         ]
 
 
 async def _open(
     name: str,
+    key: str,
     target: TargetSection,
     spool: BlobStore,
     locations: Callable[[], dict[str, str]],
@@ -73,7 +74,7 @@ async def _open(
     *,
     serving: bool,
 ) -> PublishTarget:
-    key, mapping, parallel = _key(name), Mapping.of(target), target.parallel
+    mapping, parallel = Mapping.of(target), target.parallel
     sink: Sink
     if target.registry is not None:
         try:
@@ -112,9 +113,11 @@ async def _serve(layout: Layout, settings: Serve, key: str, stack: AsyncExitStac
     return server.url
 
 
-async def check_target(name: str, target: TargetSection) -> str:
-    """Look at a target without changing it; return a line for people. OciError or UserError if it cannot work."""
-    key = _key(name)
+async def check_target(key: str, target: TargetSection) -> str:
+    """Look at a target without changing it; return a line for people. OciError or UserError if it cannot work.
+
+    *key* is where it stands in receiver.yaml.
+    """
     if target.registry is not None:
         try:
             async with HttpClient(_tls(target.registry), sleep=_no_sleep) as http:
@@ -144,11 +147,6 @@ def _about_cache(folder: Path) -> str:
     if (folder / ".cache.json").exists():
         return ""
     return "; K3s imports all of them at each start: touch .cache.json there to have it import only what is new"
-
-
-def _key(name: str) -> str:
-    """Return where the settings of a target stand in receiver.yaml."""
-    return "publish" if name == ONLY_TARGET else f"publish.targets.{name}"
 
 
 async def _no_sleep(seconds: float) -> None:

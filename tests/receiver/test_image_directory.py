@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
+import subprocess
+import sys
 import tarfile
+import threading
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
 from oci.archive import open_archive
-from oci.archive_writer import read_entries
+from oci.archive_writer import read_entries, write_archive
+from oci.blobs import BlobStore
 from oci.errors import OciError
+from receiver import image_directory
+from receiver.image_directory import ImageDirectory
+from receiver.publish_config import ImageFolder
 from tests.oci_layout.images import multi_image, referrer_to, single_image
 from tests.receiver.nodes import Containerd
-from tests.receiver.site import Site, release_image
-from tests.receiver.test_publish import NGINX, SIGNATURE, same_in, sparse
+from tests.receiver.site import Site, noise, release_image
+from tests.receiver.test_publish import NGINX, SIGNATURE, same_in, sparse, with_zstd
+from tests.support.processes import ROOT
 
 FOLDER = "{images: {path: images}}"
 
@@ -167,6 +180,69 @@ async def test_the_rest_of_a_writer_that_was_killed_goes_and_is_never_imported(s
     assert not left.exists()
 
 
+async def test_a_writer_that_is_not_wanted_any_more_is_not_the_last(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread cannot be cancelled: one that writes the archive of an older release goes on while a newer comes."""
+    old, new = single_image("old"), single_image("new")
+    site.fill(old, new)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(out: BinaryIO, entries: list[Any], *arguments: Any, **options: Any) -> None:
+        write_archive(out, entries, *arguments, **options)
+        if entries[0]["digest"] == old.root.descriptor.digest:
+            begun.set()
+            assert go_on.wait(10)
+
+    monkeypatch.setattr(image_directory, "write_archive", slowly)
+    site.release(release_image(NGINX, ["1"], old))
+    async with site.publishing(site.configure(FOLDER)):
+        assert await asyncio.to_thread(begun.wait, 10)
+        site.release(release_image(NGINX, ["1"], new), sequence=2)
+        await site.until(NGINX, "published")
+        go_on.set()
+        async with asyncio.timeout(10):
+            while len(os.listdir(site.folder / "images")) > 1:
+                await asyncio.sleep(0.01)
+    (path,) = archives(site)
+    assert [entry["digest"] for entry in read_entries(path)] == [new.root.descriptor.digest]
+
+
+async def test_a_writer_that_is_killed_leaves_no_half_archive(site: Site) -> None:
+    """The real process, killed while an archive grows; then it is whole, once, and nothing else is left."""
+    big = single_image("big")
+    big.add_blob("application/vnd.oci.image.layer.v1.tar", noise(40_000_000))
+    big = with_zstd(big)
+    site.fill(big)
+    site.release(release_image(NGINX, ["1"], big))
+    site.configure("{images: {path: images}}")
+    argv = [sys.executable, "-m", "receiver", "publish", "--once", "--since", "0", "--config", str(site.config)]
+    folder, environment = site.folder / "images", os.environ | {"PYTHONPATH": str(ROOT)}
+    for least in (1, 20_000_000):
+        process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            async with asyncio.timeout(30):
+                while not any(size(path) >= least for path in folder.glob(".checkvalve-*.part")):
+                    assert process.poll() is None
+                    await asyncio.sleep(0.001)
+        finally:
+            process.kill()
+            process.wait()
+        assert not archives(site)
+        assert len(list(folder.iterdir())) == 1  # the next one removes what the last one left
+    assert subprocess.run(argv, env=environment, capture_output=True, timeout=60, check=False).returncode == 0
+    (path,) = folder.iterdir()
+    with open_archive(path) as source:
+        await same_in(source, "1", big)
+
+
+def size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 async def test_names_can_be_mapped(site: Site) -> None:
     image = single_image()
     site.fill(image)
@@ -223,6 +299,39 @@ async def test_a_full_disk_is_waited_out(site: Site, monkeypatch: pytest.MonkeyP
         assert os.listdir(site.folder / "images") == []
         full = False
         await site.until(NGINX, "published")
+
+
+component = st.from_regex(r"[a-z0-9]{1,20}(?:(?:[.]|_|__|-{1,3})[a-z0-9]{1,20}){0,4}", fullmatch=True)
+tag = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", fullmatch=True)
+path = st.lists(component, min_size=1, max_size=4).map(lambda parts: "quay.io/" + "/".join(parts))
+
+
+@given(
+    st.tuples(path, st.lists(tag, max_size=3, unique=True)), st.tuples(path, st.lists(tag, max_size=3, unique=True))
+)
+def test_file_names_are_ours_and_one_for_each_image(one: Any, other: Any) -> None:
+    """By the name alone it is told which files may be removed."""
+    image = single_image()
+    folder = ImageDirectory(ImageFolder(path=Path("images")), BlobStore(Path("spool")), 1)
+    named = [folder._file_name(release_image(name, tags, image), name) for name, tags in (one, other)]
+    assert all(image_directory._OURS.fullmatch(name) and len(name) <= 255 for name in named)
+    assert (named[0] == named[1]) == (one[0] == other[0] and set(one[1]) == set(other[1]))
+    assert folder._file_name(release_image(one[0], reversed(one[1]), image), one[0]) == named[0]
+    folder.close()
+
+
+def test_the_same_content_makes_the_same_bytes(site: Site) -> None:
+    image = multi_image()
+    site.fill(image)
+    parts = [blob for blob, _ in image.blobs.values()] + [manifest.descriptor for manifest in image.manifests]
+    entries = [{"mediaType": parts[-1].media_type, "digest": parts[-1].digest, "size": parts[-1].size}]
+    made = []
+    for compress in (True, True, False):
+        out = io.BytesIO()
+        write_archive(out, entries, [*parts, *parts], site.spool, compress=compress, progress=lambda count: None)
+        made.append(out.getvalue())
+    assert made[0] == made[1]
+    assert zstandard.ZstdDecompressor().stream_reader(made[0]).read() == made[2]
 
 
 def test_reading_what_is_no_archive_of_ours(tmp_path: Path) -> None:

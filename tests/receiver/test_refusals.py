@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
+import subprocess
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+from oci.client import Registry
+from oci.errors import NotFound
 from oci.http import HttpClient
 from oci.layout import Layout
 from oci.server import serve
 from tests.oci_layout.images import single_image
-from tests.receiver.peers import Fault, FaultyRegistry, free_port
-from tests.receiver.site import Site, release_image
+from tests.receiver.peers import DockerRegistry, Fault, FaultyRegistry, free_port
+from tests.receiver.site import Site, noise, release_image
+from tests.receiver.test_publish import with_zstd
 
 BIG, SMALL = "quay.io/big", "quay.io/small"
 Faulty = Callable[[Fault], Awaitable[FaultyRegistry]]
@@ -249,3 +255,37 @@ class _Late(web.Response):
 
     async def prepare(self, request: web.BaseRequest) -> None:  # type: ignore[override]
         await asyncio.sleep(30)
+
+
+async def test_a_registry_whose_disk_is_full_is_waited_for(
+    site: Site, registry: DockerRegistry, tmp_path: Path
+) -> None:
+    """Debian's docker-registry on a file system of its own, which is made larger at last."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    disk = tmp_path / "registry/data"
+    disk.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "small", disk], check=True)
+    try:
+        big = single_image("big")
+        layer = big.add_blob("application/vnd.oci.image.layer.v1.tar", noise(3_000_000))
+        big = with_zstd(big)
+        site.fill(big)
+        site.release(release_image(BIG, ["1"], big))
+        settings = site.configure(f"{{registry: {{url: '{registry.url}'}}}}")
+        async with site.publishing(settings), Registry(registry.host, plain_http=True) as client:
+            async with asyncio.timeout(30):
+                while not (row := site.images().get(BIG, {})).get("error"):
+                    await asyncio.sleep(0.02)
+            assert row["state"] == "publishing"  # it waits; nobody has to tell it to go on
+            assert "see its log" in row["error"]
+            with pytest.raises(NotFound):
+                await client.repository(f"internal/{BIG}").resolve("1")
+            subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+            async with asyncio.timeout(30):
+                while site.images()[BIG]["state"] != "published":
+                    await asyncio.sleep(0.02)
+            assert await client.repository(f"internal/{BIG}").exists(layer)
+    finally:
+        registry.stop()
+        subprocess.run(["umount", disk], check=True)

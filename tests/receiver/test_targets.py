@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import ssl
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from oci.client import Registry
 from oci.errors import ReferenceError_
 from oci.layout import Layout
+from oci.server import serve
 from receiver.config import ReceiverSettings
 from receiver.journal import ReceiverJournal
 from receiver.journal_schema import MIGRATIONS
@@ -28,6 +30,7 @@ from tests.receiver.peers import DockerRegistry, free_port
 from tests.receiver.site import Cli, Site, release_image
 from tests.receiver.test_publish import NGINX, SIGNATURE, same_in
 from tests.receiver.test_refusals import Faulty
+from tests.support.certificates import self_signed
 
 
 async def test_all_kinds_at_once(site: Site, registry: DockerRegistry) -> None:
@@ -116,6 +119,27 @@ async def test_a_target_that_hangs_holds_up_no_other(site: Site, faulty: Faulty)
         await same_in(good.layout.repository(f"internal/{NGINX}"), "1", image)
     finally:
         await runner.cleanup()
+
+
+async def test_a_registry_that_wants_a_client_certificate(site: Site) -> None:
+    public, key = self_signed(site.folder)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(public, key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(public)
+    image = single_image()
+    site.fill(image)
+    site.release(release_image(NGINX, ["1"], image))
+    server = await serve(Layout(site.folder / "inside"), tls=context)
+    url = server.url.replace("http://", "https://")
+    try:
+        settings = site.configure(f"{{registry: {{url: '{url}', ca: ca.pem, cert: ca.pem, key: key.pem}}}}")
+        assert await site.once(settings) == 0
+        await same_in(Layout.open(site.folder / "inside").repository(f"internal/{NGINX}"), "1", image)
+        with pytest.raises(UserError, match=r"publish\.registry: .*ca\.pem: .*PEM certificate and its key"):
+            await site.once(site.configure(f"{{registry: {{url: '{url}', ca: ca.pem, cert: ca.pem}}}}"))
+    finally:
+        await server.close()
 
 
 async def test_a_target_that_is_added_gets_what_is_published_elsewhere(site: Site, cli: Cli) -> None:
