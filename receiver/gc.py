@@ -148,7 +148,11 @@ class _Stays:
         waiting = {(path, reference) for path, reference, _ in undeletable}
         by_path: dict[str, dict[str, str]] = {}
         for (path, reference), digest in published.items():
-            if (path, reference) not in self._references and (path, reference) not in waiting:
+            if (
+                _beneath(path, self._prefix)
+                and (path, reference) not in self._references
+                and (path, reference) not in waiting
+            ):
                 by_path.setdefault(path, {})[reference] = digest
         return [
             Drop(
@@ -159,6 +163,12 @@ class _Stays:
             )
             for path, rows in sorted(by_path.items())
         ]
+
+
+def _beneath(path: str, prefix: str) -> bool:
+    """Whether we would put something at *path* today; what stands under a former prefix is not ours to judge."""
+    host = path.partition("/")[0]
+    return path.startswith(f"{prefix}/") if prefix else "." in host or "_" in host or host == "localhost"
 
 
 async def collect(
