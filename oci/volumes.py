@@ -189,6 +189,16 @@ class VolumeSet:
             return known
         return next((folder / name for folder in self.folders if (folder / name).is_file()), None)
 
+    def ask_for_list(self, ask: Ask) -> None:
+        """Ask once for the list of volumes that came without one; without it their names have to do."""
+        if self.listed is None and self.order != [self.name]:
+            name = f"{self.name}{LIST_SUFFIX}"
+            place = ask(name)
+            if place is not None:
+                self.look_in(place)
+            path = self.path(name)
+            self.listed = None if path is None else _read_list(path, self.name)
+
     def look_in(self, place: Path) -> None:
         """Look for volumes in the folder *place*, or take the file."""
         if place.is_dir():

@@ -17,7 +17,7 @@ class Gates:
     def __init__(self) -> None:
         self._users: Counter[str] = Counter()
         self._closed: set[str | None] = set()  # None: all of them
-        self._opened = asyncio.Event()
+        self._opened = asyncio.Event()  # set, and replaced, whenever a gate opens
 
     @asynccontextmanager
     async def using(self, path: str) -> AsyncIterator[None]:
@@ -37,9 +37,9 @@ class Gates:
             yield False
             return
         self._closed.add(path)
-        self._opened.clear()
         try:
             yield True
         finally:
             self._closed.discard(path)
             self._opened.set()
+            self._opened = asyncio.Event()

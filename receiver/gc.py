@@ -160,10 +160,11 @@ class _Stays:
         self, target: str, published: dict[tuple[str, str], str], undeletable: Iterable[Undeletable]
     ) -> list[Drop]:
         """Return what of *published* no kept release has, by repository; what could not be deleted waits."""
-        waiting = {row[:3] for row in undeletable}
+        stays = self._references | {row[:3] for row in undeletable}
+        ours = self._mappings[target].ours
         by_path: dict[str, dict[str, str]] = {}
         for (path, reference), digest in published.items():
-            if (target, path, reference) not in self._references | waiting:
+            if (target, path, reference) not in stays and ours(path):
                 by_path.setdefault(path, {})[reference] = digest
         return [
             Drop(

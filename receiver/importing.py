@@ -72,6 +72,8 @@ def take(
     """
     trusted = trust(settings)
     volumes = VolumeSet.find(paths)
+    if ask is not None:
+        volumes.ask_for_list(ask)
     lacking = volumes.missing()
     if lacking and ask is None:
         raise NotFound(f"{volumes.name}: {_several(lacking)} missing; name the folder with it as well")

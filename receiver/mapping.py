@@ -71,6 +71,15 @@ class Mapping:
         check_repository(path, name)
         return f"{check_registry(host, name)}/{path}"
 
+    def ours(self, path: str) -> bool:
+        """Whether we might put something at *path* today: what stands under a former name is not ours to judge."""
+        if self.archives or any(path.startswith(rule.target) for rule in self.rules):
+            return True
+        host = path.partition("/")[0]
+        return (
+            path.startswith(f"{self.prefix}/") if self.prefix else "." in host or "_" in host or host == "localhost"
+        )
+
 
 def target_repository(name: str, prefix: str) -> str:
     """Return the repository for the source image *name* (``host[:port]/path``) beneath *prefix* ('' for none).

@@ -57,6 +57,8 @@ def take(settings: SenderSettings, paths: Sequence[Path], *, verify_only: bool, 
     if len(paths) == 1 and (paths[0] / "index.json").is_file():
         return asyncio.run(_from_source(Layout.open(paths[0]), layout, verify_only=verify_only))
     volumes = VolumeSet.find(paths)
+    if ask is not None:
+        volumes.ask_for_list(ask)
     stream = VolumeStream(volumes, ask)
     whole = volumes.path(volumes.name)
     with ExitStack() as stack:

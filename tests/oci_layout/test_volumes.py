@@ -7,7 +7,9 @@ import hashlib
 import io
 import json
 import os
+import pty
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,7 @@ from oci.descriptor import sha256_digest
 from oci.errors import ContentMismatch, Misconfigured, NotFound, OciError, StorageFull, TooLarge
 from oci.tar_stream import END, TarReader, member_header, padding
 from oci.volumes import VOLUME_BYTES_MIN, VolumeSet, VolumeStream, VolumeWriter
+from runtime.ask import ask_for_volume
 from tests.oci_layout.images import multi_image, referrer_to
 from tests.receiver.site import noise
 
@@ -179,6 +182,41 @@ def test_a_volume_that_is_missing_is_asked_for_or_named(store: BlobStore, tmp_pa
     reader.open({DOCUMENT: 100})
     assert reader.take(bundle_of(store).blobs, None).broken is None
     assert asked == ["x.tar.004", "x.tar.004"]
+
+
+def test_a_list_on_another_medium_is_asked_for_once(store: BlobStore, tmp_path: Path) -> None:
+    write(store, tmp_path / "a/x.tar")
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("x.tar.json", "x.tar.004", "x.tar.005"):
+        (tmp_path / "a" / name).rename(other / name)
+    asked: list[str] = []
+
+    def ask(name: str) -> Path:
+        asked.append(name)
+        return other
+
+    found = VolumeSet.find([tmp_path / "a"])
+    assert found.order == ["x.tar.001", "x.tar.002", "x.tar.003"]
+    found.ask_for_list(ask)
+    found.ask_for_list(ask)
+    assert (len(found.order), found.missing(), asked) == (5, [], ["x.tar.json"])
+    whole = write(store, tmp_path / "b/y.tar", None)
+    VolumeSet.find(whole).ask_for_list(lambda name: pytest.fail("one file needs no list"))
+
+
+def test_a_person_at_a_terminal_is_asked_and_nobody_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert ask_for_volume() is None
+    leader, follower = pty.openpty()
+    with os.fdopen(follower, "r+b", buffering=0) as raw, io.TextIOWrapper(raw) as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(os.fdopen(os.dup(follower), "wb", buffering=0)))
+        ask = ask_for_volume()
+        assert ask is not None
+        os.write(leader, b"/media/two\n\n\x04")
+        assert [ask("x.tar.002") for _ in range(3)] == [Path("/media/two"), Path(), None]
+        assert b"x.tar.002 is needed: put its medium in" in os.read(leader, 4096)
+    os.close(leader)
 
 
 def test_what_exists_is_kept_and_a_failure_leaves_nothing(store: BlobStore, tmp_path: Path) -> None:

@@ -240,6 +240,16 @@ async def test_contents_that_no_release_names_wait_for_theirs(site: Site, two: t
     assert site.spool.size(other.root.descriptor.digest) is None
 
 
+async def test_a_new_prefix_deletes_nothing_of_the_old_one(site: Site, two: tuple[Image, Image]) -> None:
+    rule = "retention: {releases: 1}\n"
+    for prefix in ("internal", "mirror", "''", "internal"):
+        settings = site.configure(f"{{layout: published, prefix: {prefix}}}", more=rule)
+        assert await site.once(settings) == 0
+        assert (await gc(site, settings)).pruned.done == []
+    names = await Layout(site.folder / "published").repositories()
+    assert names == [NGINX, f"internal/{NGINX}", f"mirror/{NGINX}"]
+
+
 async def test_an_empty_section_keeps_everything(site: Site, two: tuple[Image, Image]) -> None:
     one, other = two
     settings = site.configure("{layout: published}", more="retention: {}\n")
@@ -488,6 +498,10 @@ async def test_an_image_on_its_way_is_not_deleted_around(site: Site) -> None:
             waiting = asyncio.create_task(gates.using("internal/b").__aenter__())
             await asyncio.sleep(0.01)
             assert not waiting.done()
+            with gates.closed("internal/c"):
+                pass
+            await asyncio.sleep(0.01)
+            assert not waiting.done()  # another gate has opened
         await waiting
 
 
