@@ -106,7 +106,7 @@ class Registries:
         done = subprocess.run(
             side("skopeo", "--policy", policy, "--tmpdir", self.folder, *arguments),
             capture_output=True,
-            timeout=60,
+            timeout=300,  # hundreds of megabytes, beside other work
             check=False,
         )
         assert done.returncode == 0, done.stderr.decode()
@@ -155,6 +155,7 @@ class Sides:
     prefix: str
     rate: str = "400Mbit"
     repeats: dict[str, Any] = field(default_factory=dict)
+    fetch: dict[str, Any] = field(default_factory=dict)
     lanes: int = 1
     receiver_pub: Path | None = None
     processes: list[Process] = field(default_factory=list)
@@ -171,7 +172,7 @@ class Sides:
         with (self.low / "sender.yaml").open("a") as settings:
             settings.write(f"\nrepeats: {json.dumps({'release_every': '1s', **self.repeats})}\n")
             access = {"docker.io": {"location": UPSTREAM, "plain_http": True}}
-            settings.write(f"fetch: {json.dumps({'registries': access})}\n")
+            settings.write(f"fetch: {json.dumps({'registries': access, **self.fetch})}\n")
         if self.receiver_pub is None:
             self._command("receiver", "init", self.high, "--sender", self.low / "keys/sender.pub")
             _uncomment(self.high / "receiver.yaml", "prefix: internal", f"prefix: {self.prefix}")

@@ -1,0 +1,183 @@
+"""A sender whose order of sending is the real one: its journal, with the queue and what was sent, on a simulated disk,
+and the role's Schedule. Encoder and content are the simulator's (sending.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from random import Random
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+
+from protocol.geometry import Geometry
+from protocol.objects import Kind
+from sender.journal import QueuedObject, ReleaseRow, SenderJournal
+from sender.schedule import Schedule
+from tests.simulator.clock import VirtualClock
+from tests.simulator.disk import Disk, Loss, PowerCut
+from tests.simulator.link import Inlet
+from tests.simulator.sending import Item, SendingWorld, digest_of
+
+SPACING_S = 0.01
+
+
+class ScheduledSender:
+    """A sender that can lose its power. *inlet*, *after_burst*: as for SendingWorld."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        signer: Ed25519PrivateKey,
+        receivers: list[X25519PublicKey],
+        random: Random,
+        clock: VirtualClock,
+        inlet: Inlet,
+        datagram_bytes: int,
+        after_burst: Callable[[], None],
+        collection: str,
+        coded: dict[str, bytes],
+    ) -> None:
+        self._disk, self._random, self._clock = disk, random, clock
+        self.world = SendingWorld(signer, receivers, random, clock, inlet, datagram_bytes, after_burst, collection)
+        self.collection = collection
+        self.coded = coded  # every object that ever was, of all senders: coded digest -> bytes
+        self.wanted: dict[str, bytes] = {}  # what the newest release needs: digest -> bytes
+        self.cuts = 0
+        self._items: dict[tuple[str, str], Item] = {}  # by digest and coded digest
+        self._queue: list[tuple[Item, bool]] = []  # what the newest release needs, itself first; whether urgent
+        self._epoch = 0
+        self.plan_cut: Callable[[], int | None] = lambda: None  # calls from a start until the power goes
+        self._open()
+
+    def _open(self) -> None:
+        """Start the role: a new epoch, durably, before anything is sent with it."""
+        while True:
+            self.arm()
+            with contextlib.suppress(PowerCut):
+                self._journal = SenderJournal(self._disk.root / "journal.sqlite")
+                epoch = self._journal.next_epoch()
+                assert epoch > self._epoch, f"epoch {epoch} after {self._epoch}: what was used came again"
+                self._epoch = epoch
+                self._enter()
+                break
+            self._fell()
+        self.world.restart(epoch)
+        self._sizes: dict[int, Geometry] = {}
+        self._schedule = Schedule(self._geometry, SPACING_S)
+        self._left: dict[int, int] = {}  # blocks to go of the passes that have begun
+        self._refresh()
+
+    def arm(self) -> None:
+        """Decide anew when the power goes."""
+        calls = self.plan_cut()
+        self._disk.cut_at = None if calls is None else self._disk.calls + calls
+
+    def _geometry(self, size: int) -> Geometry:
+        return self._sizes.setdefault(size, self.world.geometry(size))
+
+    def crash(self) -> None:
+        """Lose the power and come back."""
+        self.cuts += 1
+        self._disk.cut(self._random.choice(list(Loss)))
+        self._fell()
+        self._open()
+
+    def _fell(self) -> None:
+        self._journal.close()
+        self._disk.restart()
+
+    # --- content -----------------------------------------------------------------------------------------------------
+
+    def publish(self, items: Iterable[Item], members: dict[str, bytes], keep: bool, urgent: bool) -> None:
+        """Make a release of these objects, besides those before if *keep*; *members* are the batches' contents."""
+        new = list(items)
+        contents = {digest_of(item.content): item.content for item in new if item.kind is Kind.BLOB} | members
+        self.wanted = {**(self.wanted if keep else {}), **contents}
+        envelope = self.world.seal(self.wanted)
+        sequence, digest = self.world.release
+        kept = self._queue[1:] if keep else []
+        self._queue = [(Item(Kind.RELEASE, envelope), False), *kept, *((item, urgent) for item in new)]
+        with contextlib.suppress(PowerCut):
+            self._journal.save_release(ReleaseRow(self.collection, sequence, digest, "[]", envelope, 0.0))
+            self._enter()
+        if self._disk.dead:  # a release that has not left is signed again, from the same proposal
+            self._fell()
+            self._open()
+            if sequence not in {row.sequence for row in self._journal.newest_releases()}:
+                self._journal.save_release(ReleaseRow(self.collection, sequence, digest, "[]", envelope, 0.0))
+        self._refresh()
+
+    def _enter(self) -> None:
+        """Queue what the journal does not have, or has lost with the power; retire what no release needs."""
+        for item, urgent in self._queue:
+            coded = item.coded
+            key = digest_of(item.content), digest_of(coded)
+            self._items[key], self.coded[key[1]] = item, coded
+            self._journal.queue_object(
+                kind=int(item.kind),
+                coding=int(item.coding),
+                digest=key[0],
+                content_size=len(item.content),
+                coded_digest=key[1],
+                coded_size=len(coded),
+                path=Path("/nonexistent") / key[1],
+                label=json.dumps(key),
+                passes=self._random.choice((1, 2)),
+                contents=() if item.kind is Kind.RELEASE else (key[0],),
+                now=self._clock.now,
+                urgent=urgent,
+            )
+        self._journal.retire_releases([digest_of(item.content) for item, _ in self._queue[:1]])
+
+    # --- sending -----------------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Send the next block that is due; False when the queue is empty."""
+        step = self._schedule.next_block(self._clock.now)
+        if step is None:
+            self._clock.advance(SPACING_S)
+            return not self._schedule.empty
+        queued, shape, _ = step
+        item = self._items[queued.digest, queued.coded_digest]
+        entry = self.world.entry(item, self._geometry(queued.coded_size))
+        self._left.setdefault(queued.id, entry.geometry.blocks)
+        self.world.send_block(entry, shape.sbn, self.coded[queued.coded_digest])
+        self._left[queued.id] -= 1
+        if not self._left[queued.id]:
+            del self._left[queued.id]
+            self._schedule.pass_ended(queued, self._clock.now)
+            self._noted(queued)
+        return True
+
+    def _noted(self, queued: QueuedObject) -> None:
+        with contextlib.suppress(PowerCut):
+            self._journal.note_pass(queued.id, self._clock.now)
+        self._after_cut()
+
+    def carousel(self) -> None:
+        """Repeat what was sent longest ago of what the newest release needs, and the release."""
+        with contextlib.suppress(PowerCut):
+            for item, _ in self._queue[:1]:
+                self._journal.repeat(digest_of(item.content))
+            carriers = self._journal.carriers(digest_of(item.content) for item, _ in self._queue)
+            while self._journal.repeat_oldest(carriers, self._clock.now) is not None:
+                pass
+        self._after_cut()
+        self._refresh()
+
+    def _after_cut(self) -> None:
+        if self._disk.dead:
+            self.cuts += 1
+            self._fell()
+            self._open()
+
+    def _refresh(self) -> None:
+        self._schedule.refresh(self._journal.queue())
+
+    def close(self) -> None:
+        """Free the journal."""
+        self._journal.close()
