@@ -310,9 +310,10 @@ class Assembler:
         descriptor = os.open(self.path(entry), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             if os.fstat(descriptor).st_size != entry.geometry.size:  # new, or no more what the journal speaks of
-                have = RangeSet()
-                self._digests.forget(entry.coded_digest)
-                journal.save_ranges([(entry.coded_digest, [])], time.time())
+                if have.total:
+                    self._digests.forget(entry.coded_digest)
+                    journal.close_partial(entry.coded_digest)  # durably, before zeros stand where its ranges were
+                    have = RangeSet(journal.open_partial(partial_of(entry), time.time()))
                 os.ftruncate(descriptor, entry.geometry.size)
             sync_folder(self.partial)
         except BaseException:

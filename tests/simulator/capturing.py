@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import queue
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
-from typing import Final
+from types import SimpleNamespace
+from typing import Any, Final
+from unittest import mock
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -22,6 +26,7 @@ from oci.blobs import BlobStore
 from protocol.decoder import Decoder, ReceiveBuffer
 from protocol.drops import Drop
 from protocol.trust import Remembered, TrustedSenders
+from receiver import assemble
 from receiver.capture import _Capture
 from receiver.config import ReceiverSettings
 from receiver.journal import ReceiverJournal
@@ -51,6 +56,29 @@ class QueueLink:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+class _Followed(queue.SimpleQueue[Any]):
+    """A queue with one taker that tells whether something waits, or is being worked on: until the taker comes back."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self._lock = threading.Lock()
+        self._handed = False
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        with self._lock:
+            self.open += 1
+        super().put(item)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        if self._handed:
+            with self._lock:
+                self.open -= 1
+            self._handed = False
+        item = super().get(block, timeout)
+        self._handed = True
+        return item
 
 
 class CaptureOnDisk:
@@ -102,7 +130,8 @@ class CaptureOnDisk:
                 self._link = QueueLink()
                 lane = Lane(self._link, Decoder(self._trusted, self._private, remembered))  # type: ignore[arg-type]
                 self._lane, self._journal, self._remembered = lane, journal, remembered
-                self._capture = _Capture(self._settings, journal, lane, Trust(self._trusted), remembered)
+                with mock.patch.object(assemble, "queue", SimpleNamespace(SimpleQueue=_Followed, Empty=queue.Empty)):
+                    self._capture = _Capture(self._settings, journal, lane, Trust(self._trusted), remembered)
             if self._disk.dead:
                 self._fell()
 
@@ -169,10 +198,12 @@ class CaptureOnDisk:
         until = time.monotonic() + IDLE_S
         while True:
             capture._results()
-            busy = assembler._blocks.qsize() or assembler._whole.qsize() or assembler._taking
+            blocks, whole = assembler._blocks, assembler._whole
+            assert isinstance(blocks, _Followed) and isinstance(whole, _Followed)
+            busy = blocks.open or whole.open or assembler._taking
             if self._disk.dead or assembler.failed is not None:
                 return
-            if not busy and not self._lane.decoder.out_of_buffers and not assembler.results:
+            if not busy and not assembler.results:
                 return
             assert time.monotonic() < until, "the threads of the role are stuck"
             time.sleep(_POLL_S)
