@@ -39,7 +39,7 @@ class Scale:
 
     kills: int  # of each role
     arrivals: int  # images that come, or tags that move, meanwhile
-    bulk_bytes: int  # of the largest layer that is there from the start
+    bulk_bytes: int  # of the layer that comes in the middle
     late_bytes: int  # of the largest layer of those that come
 
 
@@ -145,7 +145,12 @@ class Campaign:
         until(self._arrived, 300, "the last image is in the upstream registry")
 
     def _arrive(self, number: int) -> None:
-        (self._cargo.move if number % 3 == 0 else self._cargo.arrive)()
+        if number == (self._scale.arrivals + 1) // 2:
+            self._cargo.heavy()
+        elif number % 3 == 0:
+            self._cargo.move()
+        else:
+            self._cargo.arrive()
         self._sides.list_images(*self._cargo.lines())
 
     def _arrived(self) -> bool:

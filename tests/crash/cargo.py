@@ -33,12 +33,15 @@ class Cargo:
     _made: int = 0
 
     def first(self) -> None:
-        """What is there from the start: an index, a layer of words, a few layers, and the one that takes long."""
+        """What is there from the start: an index, a layer of words that is compressed on the way, a few small layers."""
         self._add("platforms", "1", lambda layout: _push(two_platforms(), layout, "platforms"))
         self._add("words", "1", lambda layout: _push(_words(self.random), layout, "words"))
         sizes = [self.random.randrange(2_048, 5_000), self.random.randrange(60_000, 70_000), 3_000_000]
         self._add("mixed", "1", lambda layout: random_image(layout, "library/mixed", "1", sizes, self._seed()))
         self.move()
+
+    def heavy(self) -> None:
+        """The image that takes long."""
         bulk = [self.bulk_bytes, 400_000]
         self._add("bulk", "1", lambda layout: random_image(layout, "library/bulk", "1", bulk, self._seed()))
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from random import Random
 
 import pytest
 
 from tests.simulator import link
+from tests.simulator.__main__ import run
 from tests.simulator.link import Faults, one_way_link
 from tests.simulator.world import World
 
 WORLDS = 200
+POWER_WORLDS = 100
 GROUP = 50
 BASE = 20_261_123
 
@@ -23,6 +26,16 @@ def test_worlds_keep_every_law(base: int) -> None:
             World(seed).run()
         except Exception as error:
             raise AssertionError(f"seed {seed}; replay it with: python -m tests.simulator --seed {seed}") from error
+
+
+@pytest.mark.parametrize("base", range(BASE, BASE + POWER_WORLDS, GROUP))
+def test_worlds_with_power_cuts_keep_every_law(base: int) -> None:
+    came = Counter[str]()
+    for seed in range(base, base + GROUP):
+        _, outcome, wrong = run(("power",), seed)
+        assert not wrong, wrong[0]
+        came += outcome
+    assert min(came["receiver_cuts"], came["sender_cuts"], came["blobs_checked"], came["ranges_checked"]) > GROUP, came
 
 
 def test_a_seed_is_a_run() -> None:
