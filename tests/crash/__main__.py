@@ -1,4 +1,4 @@
-"""``python -m tests.crash``: the campaign with kill -9, in a one-way lab of its own. Needs root; see ``make crash``."""
+"""``python -m tests.crash``: the campaign with kill -9, in a lab of its own. Needs root; see ``make crash``."""
 
 from __future__ import annotations
 

@@ -60,9 +60,9 @@ class Outcome:
         """The summary for people."""
         kills = ", ".join(f"{name} {count}" for name, count in self.kills.items())
         return (
-            f"killed: {kills}; {self.in_the_middle} times with part of an object on the receiver's disk; reboots of a "
-            f"side: {self.deeds['reboot']}, stopped for a while: {self.deeds['stop']}; {self.chaos_s:.0f} s of it; "
-            f"{self.images} images identical {self.calm_s:.0f} s after the last; diode: {self.passed} datagrams passed, "
+            f"killed: {kills}; {self.in_the_middle} times with part of an object on the receiver's disk; reboots "
+            f"of a side: {self.deeds['reboot']}, stopped for a while: {self.deeds['stop']}; {self.chaos_s:.0f} s; "
+            f"{self.images} images identical {self.calm_s:.0f} s after the last; diode: {self.passed} passed, "
             f"{self.dropped} dropped"
         )
 
@@ -75,7 +75,9 @@ class Campaign:
     ) -> None:
         self._lab, self._registries, self._sides = lab, registries, sides
         self._seed, self._scale, self._folder = seed, scale, folder
-        self._cargo = Cargo(registries, folder / "layouts", Random(f"{seed}/cargo"), scale.bulk_bytes, scale.late_bytes)
+        self._cargo = Cargo(
+            registries, folder / "layouts", Random(f"{seed}/cargo"), scale.bulk_bytes, scale.late_bytes
+        )
         self._chaos = {name: Chaos(seed, name) for name in ROLES}
         configs = {"sender": (sides.low, lab.in_low()), "receiver": (sides.high, lab.in_high())}
         self.roles = {}
@@ -133,7 +135,11 @@ class Campaign:
                 if next(lives[name], StopIteration) is StopIteration:
                     del lives[name]
             done = sum(role.kills for role in self.roles.values())
-            if arrivals < self._scale.arrivals and self._arrived() and done >= total * (arrivals + 1) / (self._scale.arrivals + 1):
+            if (
+                arrivals < self._scale.arrivals
+                and self._arrived()
+                and done >= total * (arrivals + 1) / (self._scale.arrivals + 1)
+            ):
                 arrivals += 1
                 self._arrival = self._uploading.submit(self._arrive, arrivals)
             if time.monotonic() - said > 15:
@@ -227,7 +233,9 @@ class Campaign:
             low, high = self._lab.in_low, self._lab.in_high
             sent = self._registries.download(low, f"{UPSTREAM}/library/{name}@{digest}", there)
             assert sent == self._registries.download(high, target, here), f"{target} differs (seed {self._seed})"
-            assert self._registries.raw(low, f"{UPSTREAM}/library/{name}@{digest}") == self._registries.raw(high, target)
+            assert self._registries.raw(low, f"{UPSTREAM}/library/{name}@{digest}") == self._registries.raw(
+                high, target
+            )
 
     def _sound(self) -> None:
         """Both journals are sound, and of interrupted work nothing is left."""

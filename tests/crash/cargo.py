@@ -33,7 +33,7 @@ class Cargo:
     _made: int = 0
 
     def first(self) -> None:
-        """What is there from the start: an index, a layer of words that is compressed on the way, a few small layers."""
+        """What is there from the start: an index, words that are compressed on the way, a few small layers."""
         self._add("platforms", "1", lambda layout: _push(two_platforms(), layout, "platforms"))
         self._add("words", "1", lambda layout: _push(_words(self.random), layout, "words"))
         sizes = [self.random.randrange(2_048, 5_000), self.random.randrange(60_000, 70_000), 3_000_000]

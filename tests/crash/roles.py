@@ -20,7 +20,8 @@ ROLES: Final = {"fetch": "sender", "transmit": "sender", "capture": "receiver", 
 GRACE_S: Final = 60.0  # for a role to end when it is asked to, on a machine that others use as well
 # What no role may ever say, whatever is done to it: an exception that nobody expected, or damage to what it keeps.
 _COMPLAINTS: Final = re.compile(
-    r"Traceback|Error:|assembler_failed|is damaged|object_dropped|damaged_content|unreadable|content_mismatch|partial_lost"
+    "Traceback|Error:|assembler_failed|is damaged|object_dropped|damaged_content|unreadable|content_mismatch"
+    "|partial_lost"
 )
 
 

@@ -32,7 +32,7 @@ def test_roles_that_are_killed_at_any_moment_lose_nothing(
 
 def test_a_seed_is_a_campaign() -> None:
     for role in ROLES:
-        first, second, other = ([Chaos(seed, role) for seed in (1, 1, 2)])
+        first, second, other = [Chaos(seed, role) for seed in (1, 1, 2)]
         drawn = [first.next() for _ in range(500)]
         assert drawn == [second.next() for _ in range(500)] != [other.next() for _ in range(500)]
         assert set(Counter(moment.what for moment in drawn)) == {"kill", "reboot", "stop"}

@@ -1,4 +1,4 @@
-"""The internal registry is away for the middle of a run, frozen or stopped: publishing waits, and all is there then."""
+"""The internal registry is away for the middle of a run, frozen or stopped: publishing waits, then all is there."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class QueueLink:
 
 
 class _Followed(queue.SimpleQueue[Any]):
-    """A queue with one taker that tells whether something waits, or is being worked on: until the taker comes back."""
+    """A queue with one taker that tells whether something waits or is being worked on."""
 
     def __init__(self) -> None:
         self.open = 0
@@ -82,7 +82,7 @@ class _Followed(queue.SimpleQueue[Any]):
 
 
 class CaptureOnDisk:
-    """*coded* is what senders send: coded digest -> bytes, to compare with. *space* bounds partial objects (bytes)."""
+    """*coded* is what senders send: coded digest -> bytes, to compare. *space* bounds partial objects (bytes)."""
 
     def __init__(
         self,
@@ -199,7 +199,8 @@ class CaptureOnDisk:
         while True:
             capture._results()
             blocks, whole = assembler._blocks, assembler._whole
-            assert isinstance(blocks, _Followed) and isinstance(whole, _Followed)
+            assert isinstance(blocks, _Followed)
+            assert isinstance(whole, _Followed)
             busy = blocks.open or whole.open or assembler._taking
             if self._disk.dead or assembler.failed is not None:
                 return
@@ -242,7 +243,7 @@ class CaptureOnDisk:
         self._epochs = {sender: epoch for sender, (epoch, _) in self._journal.epochs().items()}
         self._releases = {name: sequence for name, (sequence, _) in self._journal.newest_marks().items()}
 
-    # --- what must hold whatever happens -----------------------------------------------------------------------------
+    # --- what must hold whatever happens ------------------------------------------------------------------------
 
     def _check(self) -> None:
         self._blobs_are_right()
@@ -272,7 +273,12 @@ class CaptureOnDisk:
     def _ranges_are_there(self, journal: ReceiverJournal) -> None:
         for partial, finished, _ in journal.partials():
             path = self._settings.partial / partial.coded_digest.removeprefix("sha256:")
-            if partial.coded_digest in self.damaged or not finished or not path.exists() or path.stat().st_size != partial.coded_size:
+            if (
+                partial.coded_digest in self.damaged
+                or not finished
+                or not path.exists()
+                or path.stat().st_size != partial.coded_size
+            ):
                 continue  # which recover() sees
             there, wanted = path.read_bytes(), self._coded[partial.coded_digest]
             for start, end in journal.ranges(partial.coded_digest):

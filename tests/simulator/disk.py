@@ -79,7 +79,9 @@ class Disk:
     def call(self) -> None:
         """Count a call; PowerCut if the power is gone, or goes now. The lock is held."""
         if not self.dead and self.calls == self.cut_at:
-            self.cut(self.loss or self._random.choice((Loss.SOMETHING, Loss.SOMETHING, Loss.EVERYTHING, Loss.NOTHING)))
+            self.cut(
+                self.loss or self._random.choice((Loss.SOMETHING, Loss.SOMETHING, Loss.EVERYTHING, Loss.NOTHING))
+            )
         if self.dead:
             raise PowerCut
         self.calls += 1
@@ -206,7 +208,9 @@ class _Connection(sqlite3.Connection):
         if sql.startswith("PRAGMA synchronous ="):
             self.full = sql.endswith("FULL")
         if word != "COMMIT":
-            assert self.in_transaction or word not in ("INSERT", "UPDATE", "DELETE"), f"outside of a transaction: {sql}"
+            assert self.in_transaction or word not in ("INSERT", "UPDATE", "DELETE"), (
+                f"outside of a transaction: {sql}"
+            )
             return super().execute(sql, *arguments)
         with self.disk.lock:
             self.disk.call()
@@ -283,7 +287,18 @@ def _wrapped() -> dict[str, Callable[..., Any]]:
     }
 
 
-_CALLS: Final = ("open", "replace", "rename", "unlink", "remove", "mkdir", "fsync", "fdatasync", "pwrite", "ftruncate")
+_CALLS: Final = (
+    "open",
+    "replace",
+    "rename",
+    "unlink",
+    "remove",
+    "mkdir",
+    "fsync",
+    "fdatasync",
+    "pwrite",
+    "ftruncate",
+)
 
 
 @contextlib.contextmanager

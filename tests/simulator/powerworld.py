@@ -37,7 +37,7 @@ from tests.simulator.sending import Item, digest_of
 ROUNDS_MAX = 200  # passes over all that the newest release needs
 RESTLESS_ROUNDS = 12  # then nobody crashes any more
 LARGEST = 300_000  # bytes of an object
-MEMORY = Path("/dev/shm")  # noqa: S108 - a world's disk is removed with it
+MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,9 @@ class PowerWorld:
     def _restless(self, on: bool) -> None:
         random = self.random
         cuts = on and self.plan.cuts
-        self.receiver.plan_cut = lambda: random.randrange(random.choice((20, 200))) if cuts and random.random() < 0.9 else None
+        self.receiver.plan_cut = lambda: (
+            random.randrange(random.choice((20, 200))) if cuts and random.random() < 0.9 else None
+        )
         for sender in self.senders:
             sender.plan_cut = lambda: random.randrange(30) if cuts and random.random() < 0.5 else None
         for side in (self.receiver, *self.senders):
@@ -240,8 +242,12 @@ class PowerWorld:
 
     def _lacking(self) -> list[str]:
         releases = self.receiver.releases()
-        lacks = [sender.collection for sender in self.senders if releases.get(sender.collection) != sender.world.release]
-        return lacks + [digest for sender in self.senders for digest in sender.wanted if not self.receiver.has(digest)]
+        lacks = [
+            sender.collection for sender in self.senders if releases.get(sender.collection) != sender.world.release
+        ]
+        return lacks + [
+            digest for sender in self.senders for digest in sender.wanted if not self.receiver.has(digest)
+        ]
 
     def _check(self) -> None:
         receiver = self.receiver

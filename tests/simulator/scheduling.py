@@ -1,5 +1,5 @@
-"""A sender whose order of sending is the real one: its journal, with the queue and what was sent, on a simulated disk,
-and the role's Schedule. Encoder and content are the simulator's (sending.py).
+"""A sender whose order of sending is the real one: its journal, with the queue and what was sent, on a simulated
+disk, and the role's Schedule. Encoder and content are the simulator's (sending.py).
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class ScheduledSender:
         self._journal.close()
         self._disk.restart()
 
-    # --- content -----------------------------------------------------------------------------------------------------
+    # --- content ------------------------------------------------------------------------------------------
 
     def publish(self, items: Iterable[Item], members: dict[str, bytes], keep: bool, urgent: bool) -> None:
         """Make a release of these objects, besides those before if *keep*; *members* are the batches' contents."""
@@ -133,7 +133,7 @@ class ScheduledSender:
             )
         self._journal.retire_releases([digest_of(item.content) for item, _ in self._queue[:1]])
 
-    # --- sending -----------------------------------------------------------------------------------------------------
+    # --- sending ------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
         """Send the next block that is due; False when the queue is empty."""

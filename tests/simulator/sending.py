@@ -173,7 +173,7 @@ class SendingWorld:
         return count
 
     def entry(self, item: Item, geometry: Geometry | None = None) -> ObjectEntry:
-        """Return the table entry that an object has in this session, with a *geometry* of the caller's or one drawn."""
+        """Return an object's table entry in this session, with a *geometry* of the caller's or one drawn."""
         digest = digest_of(item.content)
         entry = self._entries.get(digest)
         if entry is None:

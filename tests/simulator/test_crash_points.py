@@ -59,8 +59,13 @@ class Story:
         self.second = Item(Kind.BLOB, random.randbytes(LARGE // 10) * 9, Coding.ZSTD)
         self.third = Item(Kind.BLOB, random.randbytes(LARGE))
         self.batch = Item(Kind.BATCH, batch.pack(list(small.items())))
-        self.wanted = {digest_of(item.content): item.content for item in (self.first, self.second, self.third)} | small
-        self.releases = [Item(Kind.RELEASE, self.sender.seal(small)), Item(Kind.RELEASE, self.sender.seal(self.wanted))]
+        self.wanted = {
+            digest_of(item.content): item.content for item in (self.first, self.second, self.third)
+        } | small
+        self.releases = [
+            Item(Kind.RELEASE, self.sender.seal(small)),
+            Item(Kind.RELEASE, self.sender.seal(self.wanted)),
+        ]
 
     def tell(self) -> None:
         """From the first datagram to the last, with whatever crash was planned."""
