@@ -21,6 +21,7 @@ test: venv ## run all tests; as root, first installs what the system tests need
 
 worlds: venv ## 2,000 seeded worlds of the simulator with loss and power cuts (SEED=, WORLDS=)
 	@$(PY) -m tests.simulator --worlds $(or $(WORLDS),2000) $(if $(SEED),--seed $(SEED)) --jobs $$(nproc)
+	@CHECKVALVE_TEST_ALL_POINTS=1 $(PY) -m pytest -q tests/simulator -k points
 
 crash: venv ## kill -9 each role 200 times during transfers in the one-way lab; needs root (SEED=, KILLS=)
 	@tests/setup/debian-packages

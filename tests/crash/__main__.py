@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="what is killed when; a random one if not given")
     parser.add_argument("--kills", type=int, default=200, help="of each role (default: %(default)s)")
     parser.add_argument("--bulk", type=int, default=250_000_000, help="bytes of the largest layer")
+    parser.add_argument("--lanes", type=int, default=1, help="of the link (default: %(default)s)")
     given = parser.parse_args()
     if reason := missing() or missing_programs():
         print(f"error: {reason}", file=sys.stderr)
@@ -37,7 +38,7 @@ def main() -> int:
     with OneWay() as lab, docker_registry(lab.in_low, folder / "upstream", UPSTREAM):
         with docker_registry(lab.in_high, folder / "internal", INTERNAL) as data:
             registries = Registries(lab, folder, data)
-            sides = Sides(lab, folder, "internal", **SETTINGS)
+            sides = Sides(lab, folder, "internal", lanes=given.lanes, **SETTINGS)
             try:
                 outcome = Campaign(lab, registries, sides, folder, seed, scale).run(say)
             except AssertionError as error:

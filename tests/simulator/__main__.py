@@ -17,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Final
 
+from tests.simulator.disk import PowerCut
 from tests.simulator.powerworld import PowerWorld
 from tests.simulator.world import World
 
@@ -30,7 +31,7 @@ def run(kinds: tuple[str, ...], seed: int) -> tuple[int, Counter[str], list[str]
     for kind in kinds:
         try:
             outcome = KINDS[kind](seed).run()
-        except Exception:  # any failure of a world is what a campaign looks for
+        except (Exception, PowerCut):  # any failure of a world is what a campaign looks for
             again = f"replay it with: python -m tests.simulator --seed {seed} --kind {kind}"
             wrong.append(f"{traceback.format_exc()}seed {seed} failed, {kind}; {again}")
         else:

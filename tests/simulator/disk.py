@@ -10,6 +10,7 @@ real. Crash points are the calls themselves: a cut at call *n* happens before th
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import sqlite3
@@ -71,6 +72,17 @@ class Disk:
         self._journals: dict[str, _Journal] = {}
         self._left: dict[str, bytes] | None = None  # the files that the cut left, once there was one
         root.mkdir(parents=True, exist_ok=True)
+
+    def settle(self) -> None:
+        """Take everything that is there now for durable; journals must be closed."""
+        for path in self.root.rglob("*"):
+            if path.is_dir():
+                self._folders.add(str(path))
+            elif path.suffix == ".sqlite":
+                self._journals[str(path)] = _Journal([path.read_bytes()])
+            else:
+                inode = path.stat().st_ino
+                self._names[str(path)], self._bytes[inode] = inode, path.read_bytes()
 
     def owns(self, path: object) -> bool:
         """Whether *path* is in the folder."""
@@ -236,6 +248,7 @@ def _connect(original: Callable[..., sqlite3.Connection]) -> Callable[..., sqlit
 def _wrapped() -> dict[str, Callable[..., Any]]:
     """Return what stands in for the calls of ``os`` that change something."""
     real = {name: getattr(os, name) for name in _CALLS}
+    real_open = io.open
 
     def by_name(name: str, note: Callable[[Disk, list[str], int | None], None]) -> Callable[..., Any]:
         def call(*paths: Any, **options: Any) -> Any:
@@ -275,9 +288,20 @@ def _wrapped() -> dict[str, Callable[..., Any]]:
 
         return call
 
+    def opened_by_mode(path: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        disk = _disk_of(path)
+        if disk is None or not set(mode) & set("wxa") or os.path.exists(path):
+            return real_open(path, mode, *arguments, **options)
+        with disk.lock:
+            disk.call()
+            file = real_open(path, mode, *arguments, **options)
+            disk.named(os.fspath(path), os.fstat(file.fileno()).st_ino)
+            return file
+
     renamed = by_name("replace", lambda disk, names, inode: disk.named(names[1], inode, names[0]))
     return {
         "open": opened,
+        "io.open": opened_by_mode,  # which pathlib uses
         "replace": renamed,
         "rename": renamed,
         "unlink": by_name("unlink", lambda disk, names, inode: disk.named(names[0], None)),
@@ -306,17 +330,19 @@ def watched(*disks: Disk) -> Iterator[None]:
     """Have every call to the folders of *disks* go through them while the block lasts."""
     assert not _WATCHED, "one world at a time"
     stand_ins = _wrapped()
+    open_by_mode = stand_ins.pop("io.open")
     real = {name: getattr(os, name) for name in stand_ins}
-    connect, hook = sqlite3.connect, threading.excepthook
+    real_open, connect, hook = io.open, sqlite3.connect, threading.excepthook
     _WATCHED.extend(disks)
     try:
         for name, stand_in in stand_ins.items():
             setattr(os, name, stand_in)
+        io.open = open_by_mode  # type: ignore[assignment]
         sqlite3.connect = _connect(connect)  # type: ignore[assignment]
         threading.excepthook = lambda of: None if of.exc_type is PowerCut else hook(of)
         yield
     finally:
         for name, call in real.items():
             setattr(os, name, call)
-        sqlite3.connect, threading.excepthook = connect, hook
+        io.open, sqlite3.connect, threading.excepthook = real_open, connect, hook
         _WATCHED.clear()

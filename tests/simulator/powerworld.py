@@ -8,6 +8,7 @@ byte, with nothing half done left behind.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, MutableMapping
@@ -66,6 +67,11 @@ class PowerOutcome:
     ranges_checked: int
     drops: dict[str, int]
     datagrams: int
+
+
+def points(*some: tuple[Loss, int, int]) -> list[tuple[Loss, int, int]]:
+    """Return the crash points to try, (loss, first, step): *some*, or all where ``make worlds`` asks."""
+    return [(loss, 0, 1) for loss, _, _ in some] if os.environ.get("CHECKVALVE_TEST_ALL_POINTS") else list(some)
 
 
 @contextmanager

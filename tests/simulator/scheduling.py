@@ -101,14 +101,16 @@ class ScheduledSender:
         sequence, digest = self.world.release
         kept = self._queue[1:] if keep else []
         self._queue = [(Item(Kind.RELEASE, envelope), False), *kept, *((item, urgent) for item in new)]
-        with contextlib.suppress(PowerCut):
-            self._journal.save_release(ReleaseRow(self.collection, sequence, digest, "[]", envelope, 0.0))
-            self._enter()
-        if self._disk.dead:  # a release that has not left is signed again, from the same proposal
-            self._fell()
-            self._open()
-            if sequence not in {row.sequence for row in self._journal.newest_releases()}:
-                self._journal.save_release(ReleaseRow(self.collection, sequence, digest, "[]", envelope, 0.0))
+        row, signed = ReleaseRow(self.collection, sequence, digest, "[]", envelope, 0.0), False
+        while True:
+            with contextlib.suppress(PowerCut):
+                if sequence not in {each.sequence for each in self._journal.newest_releases()}:
+                    assert not signed, f"release {sequence} was signed and is forgotten"
+                    self._journal.save_release(row)
+                    signed = True
+                self._enter()
+                break
+            self._after_cut()
         self._refresh()
 
     def _enter(self) -> None:

@@ -23,12 +23,11 @@ from tests.simulator.capturing import CaptureOnDisk
 from tests.simulator.clock import VirtualClock
 from tests.simulator.disk import Disk, Loss, PowerCut, watched
 from tests.simulator.link import Faults, one_way_link
-from tests.simulator.powerworld import quiet_folder
+from tests.simulator.powerworld import points, quiet_folder
 from tests.simulator.sending import Item, SendingWorld, digest_of
 
 LARGE = 60_000
 SPACE = 100_000  # of partial objects: one large object, not two
-SHARES = 3  # this test in so many parts, for pytest's timeouts
 
 
 class Story:
@@ -130,11 +129,12 @@ def calls() -> int:
     return run(None, Loss.NOTHING).calls
 
 
-@pytest.mark.parametrize("share", range(SHARES))
-@pytest.mark.parametrize("loss", Loss, ids=lambda loss: str(loss.name))
-def test_the_power_may_go_before_any_call(calls: int, loss: Loss, share: int) -> None:
+@pytest.mark.parametrize(
+    ("loss", "first", "step"), points((Loss.EVERYTHING, 0, 2), (Loss.SOMETHING, 1, 2), (Loss.NOTHING, 0, 5))
+)
+def test_the_power_may_go_before_any_call(calls: int, loss: Loss, first: int, step: int) -> None:
     assert calls > 100
-    for cut_at in range(share, calls - 20, SHARES):  # the last ones differ from run to run, with the threads
+    for cut_at in range(first, calls - 20, step):  # the last ones differ from run to run, with the threads
         try:
             run(cut_at, loss)
         except Exception as error:
