@@ -161,13 +161,12 @@ class ScheduledSender:
         self._after_cut()
 
     def carousel(self) -> None:
-        """Repeat what was sent longest ago of what the newest release needs, and the release."""
+        """Repeat what the newest release needs, and the release."""
         with contextlib.suppress(PowerCut):
             for item, _ in self._queue[:1]:
                 self._journal.repeat(digest_of(item.content))
             carriers = self._journal.carriers(digest_of(item.content) for item, _ in self._queue)
-            while self._journal.repeat_oldest(carriers, self._clock.now) is not None:
-                pass
+            self._journal.repeat_objects(carriers)
         self._after_cut()
         self._refresh()
 

@@ -60,7 +60,11 @@ def test_worlds_meet_what_they_are_for() -> None:
 
 def test_the_link_has_no_way_back() -> None:
     inlet, outlet = one_way_link(Faults(), Random(1))
-    assert {name for name, _ in inspect.getmembers(inlet) if not name.startswith("_")} == {"send", "counters"}
+    assert {name for name, _ in inspect.getmembers(inlet) if not name.startswith("_")} == {
+        "send",
+        "counters",
+        "black_out",
+    }
     assert {name for name, _ in inspect.getmembers(outlet) if not name.startswith("_")} == {"receive", "recorded"}
 
 
