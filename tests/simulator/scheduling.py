@@ -81,10 +81,8 @@ class ScheduledSender:
 
     def crash(self) -> None:
         """Lose the power and come back."""
-        self.cuts += 1
         self._disk.cut(self._random.choice(list(Loss)))
-        self._fell()
-        self._open()
+        self.rise()
 
     def _fell(self) -> None:
         self._journal.close()
@@ -110,7 +108,7 @@ class ScheduledSender:
                     signed = True
                 self._enter()
                 break
-            self._after_cut()
+            self.rise()
         self._refresh()
 
     def _enter(self) -> None:
@@ -158,7 +156,7 @@ class ScheduledSender:
     def _noted(self, queued: QueuedObject) -> None:
         with contextlib.suppress(PowerCut):
             self._journal.note_pass(queued.id, self._clock.now)
-        self._after_cut()
+        self.rise()
 
     def carousel(self) -> None:
         """Repeat what the newest release needs, and the release."""
@@ -167,10 +165,11 @@ class ScheduledSender:
                 self._journal.repeat(digest_of(item.content))
             carriers = self._journal.carriers(digest_of(item.content) for item, _ in self._queue)
             self._journal.repeat_objects(carriers)
-        self._after_cut()
+        self.rise()
         self._refresh()
 
-    def _after_cut(self) -> None:
+    def rise(self) -> None:
+        """Come back, if the power is gone."""
         if self._disk.dead:
             self.cuts += 1
             self._fell()
