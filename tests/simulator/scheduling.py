@@ -9,12 +9,14 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from protocol.geometry import Geometry
 from protocol.objects import Kind
+from protocol.release import images_document
 from sender.journal import QueuedObject, ReleaseRow, SenderJournal
 from sender.schedule import Schedule
 from tests.simulator.clock import VirtualClock
@@ -23,6 +25,14 @@ from tests.simulator.link import Inlet
 from tests.simulator.sending import Item, SendingWorld, digest_of
 
 SPACING_S = 0.01
+
+
+class Load(NamedTuple):
+    """An object, whether it is urgent, and the contents that it carries."""
+
+    item: Item
+    urgent: bool
+    contents: tuple[str, ...]
 
 
 class ScheduledSender:
@@ -48,7 +58,7 @@ class ScheduledSender:
         self.wanted: dict[str, bytes] = {}  # what the newest release needs: digest -> bytes
         self.cuts = 0
         self._items: dict[tuple[str, str], Item] = {}  # by digest and coded digest
-        self._queue: list[tuple[Item, bool]] = []  # what the newest release needs, itself first; whether urgent
+        self._loads: list[Load] = []  # what the newest release needs, itself first
         self._epoch = 0
         self.plan_cut: Callable[[], int | None] = lambda: None  # calls from a start until the power goes
         self._open()
@@ -58,8 +68,8 @@ class ScheduledSender:
         while True:
             self.arm()
             with contextlib.suppress(PowerCut):
-                self._journal = SenderJournal(self._disk.root / "journal.sqlite")
-                epoch = self._journal.next_epoch()
+                self.journal = SenderJournal(self._disk.root / "journal.sqlite")
+                epoch = self.journal.next_epoch()
                 assert epoch > self._epoch, f"epoch {epoch} after {self._epoch}: what was used came again"
                 self._epoch = epoch
                 self._enter()
@@ -69,7 +79,7 @@ class ScheduledSender:
         self._sizes: dict[int, Geometry] = {}
         self._schedule = Schedule(self._geometry, SPACING_S)
         self._left: dict[int, int] = {}  # blocks to go of the passes that have begun
-        self._refresh()
+        self.refresh()
 
     def arm(self) -> None:
         """Decide anew when the power goes."""
@@ -85,7 +95,7 @@ class ScheduledSender:
         self.rise()
 
     def _fell(self) -> None:
-        self._journal.close()
+        self.journal.close()
         self._disk.restart()
 
     # --- content ------------------------------------------------------------------------------------------
@@ -97,27 +107,32 @@ class ScheduledSender:
         self.wanted = {**(self.wanted if keep else {}), **contents}
         envelope = self.world.seal(self.wanted)
         sequence, digest = self.world.release
-        kept = self._queue[1:] if keep else []
-        self._queue = [(Item(Kind.RELEASE, envelope), False), *kept, *((item, urgent) for item in new)]
-        row, signed = ReleaseRow(self.collection, sequence, digest, "[]", envelope, 0.0), False
+        loads = [
+            Load(item, urgent, tuple(members) if item.kind is Kind.BATCH else (digest_of(item.content),))
+            for item in new
+        ]
+        self._loads = [Load(Item(Kind.RELEASE, envelope), False, ()), *(self._loads[1:] if keep else []), *loads]
+        assert self.world.image is not None
+        images = json.dumps(images_document([self.world.image]))
+        row, signed = ReleaseRow(self.collection, sequence, digest, images, envelope, 0.0), False
         while True:
             with contextlib.suppress(PowerCut):
-                if sequence not in {each.sequence for each in self._journal.newest_releases()}:
+                if sequence not in {each.sequence for each in self.journal.newest_releases()}:
                     assert not signed, f"release {sequence} was signed and is forgotten"
-                    self._journal.save_release(row)
+                    self.journal.save_release(row)
                     signed = True
                 self._enter()
                 break
             self.rise()
-        self._refresh()
+        self.refresh()
 
     def _enter(self) -> None:
         """Queue what the journal does not have, or has lost with the power; retire what no release needs."""
-        for item, urgent in self._queue:
+        for item, urgent, contents in self._loads:
             coded = item.coded
             key = digest_of(item.content), digest_of(coded)
             self._items[key], self.coded[key[1]] = item, coded
-            self._journal.queue_object(
+            self.journal.queue_object(
                 kind=int(item.kind),
                 coding=int(item.coding),
                 digest=key[0],
@@ -127,11 +142,11 @@ class ScheduledSender:
                 path=Path("/nonexistent") / key[1],
                 label=json.dumps(key),
                 passes=self._random.choice((1, 2)),
-                contents=() if item.kind is Kind.RELEASE else (key[0],),
+                contents=contents,
                 now=self._clock.now,
                 urgent=urgent,
             )
-        self._journal.retire_releases([digest_of(item.content) for item, _ in self._queue[:1]])
+        self.journal.retire_releases([self.release_digest])
 
     # --- sending ------------------------------------------------------------------------------------------
 
@@ -155,18 +170,21 @@ class ScheduledSender:
 
     def _noted(self, queued: QueuedObject) -> None:
         with contextlib.suppress(PowerCut):
-            self._journal.note_pass(queued.id, self._clock.now)
+            self.journal.note_pass(queued.id, self._clock.now)
         self.rise()
 
     def carousel(self) -> None:
         """Repeat what the newest release needs, and the release."""
         with contextlib.suppress(PowerCut):
-            for item, _ in self._queue[:1]:
-                self._journal.repeat(digest_of(item.content))
-            carriers = self._journal.carriers(digest_of(item.content) for item, _ in self._queue)
-            self._journal.repeat_objects(carriers)
+            self.journal.repeat(self.release_digest)
+            self.journal.repeat_objects(self.journal.carriers(self.wanted))
         self.rise()
-        self._refresh()
+        self.refresh()
+
+    @property
+    def release_digest(self) -> str:
+        """Digest of the newest release's envelope."""
+        return digest_of(self._loads[0].item.content) if self._loads else ""
 
     def rise(self) -> None:
         """Come back, if the power is gone."""
@@ -175,9 +193,10 @@ class ScheduledSender:
             self._fell()
             self._open()
 
-    def _refresh(self) -> None:
-        self._schedule.refresh(self._journal.queue())
+    def refresh(self) -> None:
+        """Take the queue as the journal has it now."""
+        self._schedule.refresh(self.journal.queue())
 
     def close(self) -> None:
         """Free the journal."""
-        self._journal.close()
+        self.journal.close()

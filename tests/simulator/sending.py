@@ -73,6 +73,7 @@ class SendingWorld:
         self._sequence = 0
         self._previous: str | None = None
         self._newest: Newest | None = None
+        self.image: ReleaseImage | None = None  # of the newest release
         self.contents: dict[str, bytes] = {}  # what must arrive: digest -> bytes
         self.items: list[Item] = []
         self.sessions = 0
@@ -115,7 +116,7 @@ class SendingWorld:
     def seal(self, contents: dict[str, bytes]) -> bytes:
         """Return the envelope of the next release, which names these contents (digest -> bytes)."""
         closure = tuple(Content("application/octet-stream", d, len(c)) for d, c in contents.items())
-        image = ReleaseImage("registry.test/app", ("latest",), closure[0], closure[1:])
+        image = self.image = ReleaseImage("registry.test/app", ("latest",), closure[0], closure[1:])
         self._sequence += 1
         created = "2026-01-01T00:00:00Z"
         payload = payload_of(Release(self.collection, self._sequence, self._previous, created, (image,)))
