@@ -149,9 +149,11 @@ class ReceiverJournal:
         return [(int(start), int(end)) for start, end in rows]
 
     def close_partial(self, coded_digest: str) -> None:
-        """Forget a partial object: it is whole, or was given up."""
-        with transaction(self.connection):
-            self.connection.execute("DELETE FROM partials WHERE coded_digest = ?", (coded_digest,))
+        """Forget a partial object: it is whole, or was given up. On disk when this returns.
+
+        Otherwise a power cut could bring its ranges back when its file is gone already, and another one in its place.
+        """
+        self._durably("DELETE FROM partials WHERE coded_digest = ?", (coded_digest,))
 
     def partials(self) -> list[tuple[Partial, int, float]]:
         """Return (object, bytes finished, when last updated), oldest first."""

@@ -177,17 +177,18 @@ class PartialFiles:
 
     def _open_file(self, entry: ObjectEntry, journal: ReceiverJournal) -> Opened:
         have = RangeSet(journal.open_partial(partial_of(entry), time.time()))
-        note_cut(journal, entry)
         self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
         path = self.path(entry.coded_digest)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             if os.fstat(descriptor).st_size != entry.geometry.size:  # new, or no more what the journal speaks of
-                have = RangeSet()
-                self._digests.forget(entry.coded_digest)
-                journal.save_ranges([(entry.coded_digest, [])], time.time())
+                if have.total:
+                    self._digests.forget(entry.coded_digest)
+                    journal.close_partial(entry.coded_digest)  # durably, before zeros stand where its ranges were
+                    have = RangeSet(journal.open_partial(partial_of(entry), time.time()))
                 os.ftruncate(descriptor, entry.geometry.size)
             sync_folder(self._folder)
+            note_cut(journal, entry)
         except BaseException:
             os.close(descriptor)
             raise
