@@ -16,8 +16,8 @@ from runtime.terminal import table
 if TYPE_CHECKING:
     from receiver.survey import CollectionView
 
-# The first of these that any target is in is what the image is in; '' is what publish has not looked at yet.
-_WEAKEST: Final = ("failed", "", "receiving", "publishing", "published")
+# The one furthest to the left that any target is in is that of the image; '' is what publish has not looked at yet.
+_ON_THE_WAY: Final = ("", "receiving", "publishing", "published")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +49,15 @@ def states_by_image(journal: ReceiverJournal) -> tuple[dict[ImageKey, list[Targe
 
 def combined(states: Sequence[TargetState]) -> tuple[str, str | None]:
     """Return the state of an image over all its targets, and the errors; '' if no target has one."""
-    state = min((each.state for each in states), key=_WEAKEST.index, default="")
+    state = min((each.state for each in states), key=_progress, default="")
     several = len(states) > 1
     errors = [f"{each.target}: {each.error}" if several else each.error for each in states if each.error]
     return state, "; ".join(errors) or None
+
+
+def _progress(state: str) -> int:
+    """Return how far a state is; one that is not on the way, such as failed, counts before all others."""
+    return _ON_THE_WAY.index(state) if state in _ON_THE_WAY else -1
 
 
 def target_documents(views: Iterable[CollectionView], places: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from receiver.journal import ReceiverJournal
 from receiver.journal_schema import MIGRATIONS
 from receiver.mapping import Mapping, Rule
 from receiver.target_journal import TargetJournal
+from receiver.target_views import TargetState, combined
 from runtime.database import open_journal
 from runtime.errors import UserError
 from runtime.settings import load_settings
@@ -325,3 +326,18 @@ def test_the_single_form_stays_valid(site: Site) -> None:
     settings = site.configure("{layout: published, serve: {on: '127.0.0.1:0'}, prefix: x, parallel: 2}")
     assert list(settings.publish.each()) == ["default"]
     assert load_settings(site.config, ReceiverSettings) == settings
+
+
+states = st.sampled_from(["failed", "", "receiving", "publishing", "published", "held"])
+
+
+@given(st.lists(states, min_size=1, max_size=4))
+def test_the_weakest_target_says_how_an_image_is(given_states: list[str]) -> None:
+    each = [TargetState(f"t{number}", state, state and f"why {state}") for number, state in enumerate(given_states)]
+    state, error = combined(each)
+    assert state in given_states
+    assert (state == "published") == (set(given_states) == {"published"})
+    stuck = {"failed", "held"} & set(given_states)
+    assert not stuck or state in stuck
+    assert all(f"why {one}" in str(error) for one in given_states if one)
+    assert all(f"t{number}: " in str(error) for number, one in enumerate(given_states) if one and len(each) > 1)
