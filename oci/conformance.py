@@ -54,7 +54,10 @@ def kind_of(manifest: Manifest, parts: Children) -> str | None:
 
 
 def faults_of(manifest: Manifest, read: BlobReader) -> Iterator[str]:
-    """Yield what in *manifest* breaks the image spec, one line each; a configuration is read if it is an image's."""
+    """Yield what in *manifest* breaks the image spec, one line each; a configuration is read if it is an image's.
+
+    Raises what *read* raises: that the store has it not, or damaged, is not the image's fault.
+    """
     where = f"manifest {short_digest(manifest.descriptor.digest)}"
     try:
         document = parse_document(manifest.raw, where)
@@ -73,8 +76,11 @@ def faults_of(manifest: Manifest, read: BlobReader) -> Iterator[str]:
     if parts.config.media_type == EMPTY_TYPE and not document.get("artifactType"):
         yield f"{where}: artifactType is missing; with an empty config it says what this is"
     if kind_of(manifest, parts) is None:
+        if parts.config.size > limits.MANIFEST_BYTES_MAX:
+            yield f"{where}: config has {parts.config.size:,} bytes; at most {limits.MANIFEST_BYTES_MAX:,} are read"
+            return
+        raw = read(parts.config.digest, parts.config.size)
         try:
-            raw = read(parts.config.digest, limits.MANIFEST_BYTES_MAX)
             yield from _config_faults(f"config {short_digest(parts.config.digest)}", raw, parts.layers)
         except OciError as error:
             yield str(error)

@@ -131,7 +131,7 @@ class Border:
         try:
             whole = await asyncio.to_thread(plan, self._spool, image)
         except (ContentMismatch, TooLarge, Unsupported) as error:
-            if await asyncio.to_thread(_damaged, self._spool, image):
+            if await asyncio.to_thread(_damaged, self._spool, image, limits.BLOB_SIZE_MAX):
                 raise  # not the image's fault
             malformed = Verdict("", faults=(_SPEC + str(error),), updated=time.time())
             await self._tell(row, image, malformed, ())
@@ -213,6 +213,8 @@ class Border:
         if verdict is not None and (left_s := when + retry_s - time.monotonic()) > 0:
             return verdict, left_s
         fresh = await self._judge(row, pushed, whole)
+        if fresh.held != () and await asyncio.to_thread(_damaged, self._spool, pushed, limits.MANIFEST_BYTES_MAX):
+            raise ContentMismatch(f"{self._spool.root}: content of {pushed.name} has changed on disk")
         unanswered = any(isinstance(reason, Unanswered) for reason in fresh.held)
         told = known.told if known is not None and (fresh.faults or fresh.held) else ()
         # What a hook did not say is no verdict: a restart asks at once.
@@ -306,11 +308,12 @@ def _content(item: Descriptor) -> Content:
     return Content(item.media_type, item.digest, item.size)
 
 
-def _damaged(spool: BlobStore, image: ReleaseImage) -> bool:
-    """Whether bytes in the spool are not what they were, or are gone."""
-    for digest in listed(image):
+def _damaged(spool: BlobStore, image: ReleaseImage, most: int) -> bool:
+    """Whether something of at most *most* bytes in the spool is not what it was, or is gone."""
+    for content in listed(image).values():
         try:
-            spool.verify(digest)
+            if content.size <= most:
+                spool.verify(content.digest)
         except (ContentMismatch, NotFound):
             return True
     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -153,6 +154,20 @@ def test_killed_while_a_torn_line_is_dealt_with(log: Audit, monkeypatch: pytest.
     records = list(log.records())
     assert [record.action for record in records] == ["held", TORN, "held", "held"]
     assert log.path.with_name(records[1].facts["kept"]).read_bytes() == b'{"seq":2'
+
+
+def test_a_log_that_is_moved_away_gets_no_more_lines(log: Audit) -> None:
+    log.append("held", object="old")
+    moved = log.path.with_name("audit-2026.jsonl")
+    with log.path.open("rb") as before:
+        fcntl.flock(before, fcntl.LOCK_EX)
+        writer = threading.Thread(target=log.append, args=("held",), kwargs={"object": "new"})
+        writer.start()
+        time.sleep(0.2)  # it waits for the lock of the old one
+        log.path.rename(moved)
+    writer.join(10)
+    assert [record.object for record in log.records()] == ["new"]
+    assert [record.object for record in Audit(moved).records()] == ["old"]
 
 
 def test_a_last_line_of_somebody_else_is_not_followed(log: Audit) -> None:

@@ -300,3 +300,23 @@ async def test_for_several_targets_at_once_an_image_is_judged_once(site: Site, e
     assert (site.folder / "asked").read_text() == "x\n"
     await asyncio.gather(*(judge.published(row, entry, f"target {number}") for number in range(3)))
     assert [action for action, _ in actions(site)] == ["held", "published"]
+
+
+@pytest.mark.parametrize("part", ["config", "simplesigning"])
+async def test_bytes_that_rotted_in_the_spool_are_received_again_and_hold_nothing(site: Site, part: str) -> None:
+    """What the disk has done to a configuration or a signature is no fault of the image's."""
+    (site.folder / "team.pub").write_bytes(pem(KEY))
+    image = single_image()
+    entry, signature = signed(APP, image)
+    site.fill(image, signature)
+    site.release(entry)
+    blobs = (image if part == "config" else signature).blobs
+    rotten = next(digest for digest, (item, _) in blobs.items() if part in item.media_type)
+    path = site.spool.path(rotten)
+    path.write_bytes(b"x" * path.stat().st_size)
+    settings = border(site, verify={"cosign": {"keys": ["team.pub"]}})
+    async with site.publishing(settings):
+        assert (await site.until(APP, "receiving"))["missing"] == 1
+        site.fill(image, signature)
+        await site.until(APP, "published")
+    assert [action for action, _ in actions(site)] == ["published"]
