@@ -119,7 +119,7 @@ class _Stays:
         self._spool = spool
         self._prefix = prefix
         self.contents: set[str] = set()
-        self._references: set[tuple[str, str]] = set()
+        self._references: dict[str, set[str]] = {}  # repository -> tags and digests
         self._manifests: dict[str, set[str]] = {}
 
     def add(self, image: ReleaseImage) -> None:
@@ -136,29 +136,25 @@ class _Stays:
             path = target_repository(image.name, self._prefix)
         except OciError:
             return  # such an image is never published
-        self._references |= {(path, reference) for reference in references(image)}
+        self._references.setdefault(path, set()).update(references(image))
         self._manifests.setdefault(path, set()).update(one.digest for one in found.values() if one.is_manifest)
 
     def shows(self, path: str, reference: str) -> bool:
         """Whether a kept release has this tag or digest."""
-        return (path, reference) in self._references
+        return reference in self._references.get(path, ())
 
     def drops(self, published: dict[tuple[str, str], str], undeletable: Iterable[tuple[Any, ...]]) -> list[Drop]:
         """Return what of *published* no kept release has, by repository; what could not be deleted waits."""
         waiting = {(path, reference) for path, reference, _ in undeletable}
         by_path: dict[str, dict[str, str]] = {}
         for (path, reference), digest in published.items():
-            if (
-                _beneath(path, self._prefix)
-                and (path, reference) not in self._references
-                and (path, reference) not in waiting
-            ):
+            if not self.shows(path, reference) and (path, reference) not in waiting and _beneath(path, self._prefix):
                 by_path.setdefault(path, {})[reference] = digest
         return [
             Drop(
                 path,
                 rows,
-                frozenset(name for place, name in self._references if place == path and ":" not in name),
+                frozenset(name for name in self._references.get(path, ()) if ":" not in name),
                 frozenset(self._manifests.get(path, ())),
             )
             for path, rows in sorted(by_path.items())
