@@ -8,6 +8,7 @@ names a volume that is damaged, exchanged, cut off or missing; what is in it is 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -59,6 +60,8 @@ class VolumeWriter:
         self._size = 0
         self._finals: list[Path] = []
         self.volumes: list[Volume] = []
+        if not path.parent.is_dir():
+            raise Misconfigured(f"{path.parent}: no such folder; make it, or mount what should be there")
         for taken in (path, _list_path(path), _numbered(path, 1)):
             if taken.exists():
                 raise Misconfigured(f"{taken}: exists already; remove it, or give another name")
@@ -83,7 +86,7 @@ class VolumeWriter:
                 self._next()
                 continue
             part = view[:room]
-            with storage_errors(self._finals[-1]):
+            with _writable(self._finals[-1]):
                 self._file.write(part)
             self._hash.update(part)
             self._size += len(part)
@@ -92,7 +95,7 @@ class VolumeWriter:
     def commit(self) -> list[Volume]:
         """Make everything durable, give it its names, the list last; return the volumes."""
         self._finish()
-        with storage_errors(self._path):
+        with _writable(self._path):
             for final in self._finals:
                 _temp(final).replace(final)
             if self._volume_bytes is not None:
@@ -116,7 +119,7 @@ class VolumeWriter:
     def _next(self) -> None:
         self._finish()
         final = self._path if self._volume_bytes is None else _numbered(self._path, len(self.volumes) + 1)
-        with storage_errors(final):
+        with _writable(final):
             _temp(final).unlink(missing_ok=True)  # of a run that was killed
             self._file = _temp(final).open("xb")
         self._finals.append(final)
@@ -125,7 +128,7 @@ class VolumeWriter:
     def _finish(self) -> None:
         if self._file is None:
             return
-        with storage_errors(self._finals[-1]):
+        with _writable(self._finals[-1]):
             self._file.flush()
             os.fsync(self._file.fileno())
         self._file.close()
@@ -153,7 +156,8 @@ class VolumeSet:
         for path in paths:
             if path.is_dir():
                 folders.append(path)
-                files += sorted(one for one in path.iterdir() if _names_of(one) is not None)
+                with _readable(str(path)):
+                    files += sorted(one for one in path.iterdir() if _names_of(one) is not None)
             elif path.is_file():
                 files.append(path)
                 folders.append(path.parent)
@@ -302,6 +306,17 @@ class VolumeStream:
         other = next((one.name for one in listed if one.sha256 == got), None)
         is_other = f"it holds what {other} should" if other else "its bytes are not those that were written"
         self.faults.append(f"{self.where}: damaged: {is_other}; copy it again")
+
+
+@contextlib.contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    """Turn a medium that is full, write-protected, or takes no such large file, into a line for people."""
+    try:
+        with storage_errors(path):
+            yield
+    except OSError as error:
+        too_large = "; its file system takes no larger file: write volumes" if error.errno == errno.EFBIG else ""
+        raise Misconfigured(f"{path}: cannot be written ({error.strerror or error}){too_large}") from None
 
 
 @contextlib.contextmanager

@@ -130,8 +130,8 @@ class _Stays:
         self._spool = spool
         self._mappings = mappings
         self.contents: set[str] = set()
-        self._references: set[tuple[str, str, str]] = set()  # target, path, tag or digest
-        self._manifests: dict[tuple[str, str], set[str]] = {}  # (target, path) -> digests
+        self._references: dict[tuple[str, str], set[str]] = {}  # (target, path) -> tags and digests
+        self._manifests: dict[tuple[str, str], set[str]] = {}
 
     def add(self, image: ReleaseImage) -> None:
         """Keep *image*: what its release lists, and what its manifests say themselves."""
@@ -149,30 +149,29 @@ class _Stays:
                 path = mapping.name(image.name)
             except OciError:
                 continue  # such an image is never published there
-            self._references |= {(target, path, reference) for reference in references(image)}
+            self._references.setdefault((target, path), set()).update(references(image))
             self._manifests.setdefault((target, path), set()).update(manifests)
 
     def shows(self, target: str, path: str, reference: str) -> bool:
         """Whether a kept release has this tag or digest in *target*."""
-        return (target, path, reference) in self._references
+        return reference in self._references.get((target, path), ())
 
     def drops(
         self, target: str, published: dict[tuple[str, str], str], undeletable: Iterable[Undeletable]
     ) -> list[Drop]:
         """Return what of *published* no kept release has, by repository; what could not be deleted waits."""
-        stays = self._references | {row[:3] for row in undeletable}
+        waiting = {row[:3] for row in undeletable}
         ours = self._mappings[target].ours
         by_path: dict[str, dict[str, str]] = {}
         for (path, reference), digest in published.items():
-            if (target, path, reference) not in stays and ours(path):
+            one = (target, path, reference)
+            if not self.shows(*one) and one not in waiting and ours(path):
                 by_path.setdefault(path, {})[reference] = digest
         return [
             Drop(
                 path,
                 rows,
-                frozenset(
-                    name for at, place, name in self._references if (at, place) == (target, path) and ":" not in name
-                ),
+                frozenset(name for name in self._references.get((target, path), ()) if ":" not in name),
                 frozenset(self._manifests.get((target, path), ())),
             )
             for path, rows in sorted(by_path.items())

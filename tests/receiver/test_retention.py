@@ -100,7 +100,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(steps=STEPS, rule=st.sampled_from(["{releases: 1}", "{releases: 2}", "{age: 10d}", "{releases: 2, age: 5d}"]))
 def test_whatever_comes_and_goes_what_a_kept_release_needs_stays(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Any, ...]], rule: str
