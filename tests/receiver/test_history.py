@@ -55,6 +55,16 @@ def test_releases_with_gaps_a_broken_chain_and_what_was_only_heard_of(site: Site
     assert len(sent(site, cli, "--limit", "2")["releases"]) == 2
 
 
+def test_releases_are_in_the_order_in_which_they_came_though_the_clock_was_set_back(site: Site, cli: Cli) -> None:
+    site.configure("{layout: published}")
+    image = release_image("docker.io/library/nginx", ["1.27"], single_image())
+    for sequence, year in ((1, 2040), (2, 2026), (3, 1999)):
+        site.release(image, sequence=sequence)
+        moment = time.mktime((year, 1, 1, 0, 0, 0, 0, 0, 0))
+        site.journal.connection.execute("UPDATE releases SET received = ? WHERE sequence = ?", (moment, sequence))
+    assert [row["sequence"] for row in sent(site, cli)["releases"]] == [3, 2, 1]
+
+
 def test_what_was_dropped_and_how_the_link_did(site: Site, cli: Cli) -> None:
     site.configure("{layout: published}")
     now = time.time()
