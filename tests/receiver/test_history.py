@@ -185,6 +185,18 @@ async def test_status_knows_since_when_and_what_takes_time_to_tell_from_capture(
     assert json.loads(cli("status", "--json", "--config", site.config)[1])["alarms"] == []
 
 
+def test_a_damaged_journal_is_one_line_that_says_who_mends_it(site: Site, cli: Cli) -> None:
+    site.configure("{layout: published}")
+    site.journal.close()
+    path = site.folder / "state" / "journal.sqlite"
+    path.write_bytes(b"rot" * 10_000)
+    for command in ("status", "history"):
+        code, out, err = cli(command, "--config", site.config)
+        assert (code, out) == (1, "")
+        assert err.count("\n") == 1
+        assert err.endswith("capture sets it aside and begins a new one when it starts\n")
+
+
 async def test_publish_starts_again_when_the_journal_was_set_aside(site: Site) -> None:
     image = single_image()
     site.fill(image)
