@@ -115,7 +115,7 @@ class Facts:
         if self.capture.get("silent_s") is not None:  # by the monotonic clock of the role
             return float(self.capture["silent_s"]) + max(0.0, self.now - self.capture_told)
         last = self.capture.get("last_datagram")
-        return self.now - last if last else None
+        return max(0.0, self.now - last) if last else None
 
 
 def alive(document: Mapping[str, Any], told: float, now: float) -> bool:

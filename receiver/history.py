@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -83,41 +82,44 @@ def history(settings: ReceiverSettings, *, since: float | None, limit: int, as_j
 
 
 def received(journal: ReceiverJournal, trusted: Trust, since: float | None, limit: int) -> list[Received]:
-    """Return the releases of all collections, the one received last first."""
-    rows = sorted(journal.releases(), key=lambda row: (row.received, row.sequence), reverse=True)
-    before = _before(rows)
+    """Return the releases of all collections, the one received last first, whatever the clock said."""
+    before = _before(journal)
+    rows = journal.connection.execute(
+        "SELECT collection, sequence, digest, envelope, received, published FROM releases"
+        " WHERE ?1 IS NULL OR received >= ?1 ORDER BY rowid DESC LIMIT ?2",
+        (since, limit),
+    )
     found = []
-    for row in rows[:limit]:
-        if since is not None and row.received < since:
-            break
+    for row in (ReleaseRow(*values) for values in rows):
         former = before.get((row.collection, row.sequence))
         images, note = _opened(row, former, trusted)
         skipped = None
-        if former is not None and former.sequence < row.sequence - 1:
-            skipped = former.sequence + 1, row.sequence - 1
+        if former is not None and former[0] < row.sequence - 1:
+            skipped = former[0] + 1, row.sequence - 1
         found.append(
             Received(row.collection, row.sequence, row.digest, row.received, row.published, images, skipped, note)
         )
     return found
 
 
-def _before(rows: Iterable[ReleaseRow]) -> dict[tuple[str, int], ReleaseRow]:
-    """Return the next lower release that is here, by collection and sequence."""
-    found, last = {}, None
-    for row in sorted(rows, key=lambda row: (row.collection, row.sequence)):
-        if last is not None and last.collection == row.collection:
-            found[row.collection, row.sequence] = last
+def _before(journal: ReceiverJournal) -> dict[tuple[str, int], tuple[int, str]]:
+    """Return the next lower release (sequence, digest) that is here, by collection and sequence."""
+    found = {}
+    last: tuple[str, int, str] | None = None
+    for row in journal.connection.execute("SELECT collection, sequence, digest FROM releases ORDER BY 1, 2"):
+        if last is not None and last[0] == row[0]:
+            found[row[0], row[1]] = last[1], last[2]
         last = row
     return found
 
 
-def _opened(row: ReleaseRow, former: ReleaseRow | None, trusted: Trust) -> tuple[int | None, str]:
+def _opened(row: ReleaseRow, former: tuple[int, str] | None, trusted: Trust) -> tuple[int | None, str]:
     try:
         release = trusted.open(row.envelope).release
     except WireError as error:
         return None, f"not used: {error}"
-    if former is not None and former.sequence == row.sequence - 1 and release.previous != former.digest:
-        return len(release.images), f"does not follow the {former.sequence} that is here"
+    if former is not None and former[0] == row.sequence - 1 and release.previous != former[1]:
+        return len(release.images), f"does not follow the {former[0]} that is here"
     return len(release.images), ""
 
 

@@ -15,7 +15,7 @@ _MARGIN: Final = "margin."
 CODEWORD_FAILS_MAX: Final = 1e-7  # chance that a codeword of a well-chosen code is lost
 ENOUGH: Final = 0.6  # of the repair symbols: what the worst block may take with the code that is advised
 STEP: Final = 5  # percent, of the ratios that are advised
-KERNEL_SHARE: Final = 0.1  # of the loss: from here on the kernel is what to mend
+KERNEL_SHARE: Final = 0.02  # of the loss: with GRO the kernel counts a burst of some 50 datagrams once
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def advise(meter: Meter) -> Advice:
         return Advice(
             "kernel",
             f"this host's kernel dropped {meter.kernel_drops:,}: raise listen.receive_buffer, and run "
-            "`checkvalve-receiver doctor`; repair symbols are not the remedy",
+            "`checkvalve-receiver doctor`; judge the repair ratio when that has ended",
         )
     if not meter.blocks and not meter.blocks_lost:
         return Advice("unknown", "no block has come, so the repair ratio was not tried")

@@ -79,7 +79,9 @@ def _link(document: dict[str, Any], updated: float, counters: dict[str, int], no
     """What capture says: figures since ever (counters), and of this moment (its live *document*)."""
     state = str(document.get("state", "never started"))
     running = alive(document, updated, now)
-    beacon = document.get("last_beacon") or 0.0
+    ago = max(0.0, now - document["last_beacon"]) if document.get("last_beacon") else None
+    if running and document.get("beacon"):  # by the role's own monotonic clock
+        ago = document["beacon"]["age_s"] + max(0.0, now - updated)
     return {
         "capture": state if running or state in ("stopped", "never started") else "not running",
         "session": document.get("session") if running else None,
@@ -87,7 +89,7 @@ def _link(document: dict[str, Any], updated: float, counters: dict[str, int], no
         "lanes": document.get("lanes", []) if running else [],
         "rate_bits": document.get("rate_bits", 0) if running else 0,
         "last_datagram_ago": Facts(now, document, updated).silence,
-        "last_beacon_ago": now - beacon if beacon else None,
+        "last_beacon_ago": ago,
         "beacon": document.get("beacon") if running else None,
         "objects": document.get("objects", []) if running else [],
         "received": {name: counters.get(name, 0) for name in _FIGURES},

@@ -411,16 +411,30 @@ def test_the_end_of_a_session_is_noted_until_another_begins(side: Side, start: S
 
 
 def test_a_thread_that_cannot_go_on_ends_the_process_with_a_line(side: Side, start: Start, mouth: Mouth) -> None:
-    """And the next one sets the damaged journal aside, and goes on where it can."""
+    process = start()
+    connection = sqlite3.connect(side.state / "journal.sqlite")
+    connection.executescript(
+        "CREATE TRIGGER broken BEFORE INSERT ON partials BEGIN SELECT RAISE(ABORT, 'an invariant'); END"
+    )
+    connection.close()
+    mouth.say(Wire(side).send([Cargo(some_bytes(3_000_000))]))
+    assert process.wait(20) == 1
+    [failure] = side.events("assembler_failed")
+    assert "an invariant" in failure["error"]
+    assert side.journal().live()["capture"][0]["state"] == "stopped"
+
+
+def test_a_journal_that_was_damaged_is_set_aside_at_the_start_and_reception_goes_on(
+    side: Side, start: Start, mouth: Mouth
+) -> None:
     process = start()
     mouth.say(Wire(side).send([Cargo(b"content")]))
     wait_for(lambda: here(side, b"content"))
+    end(process, signal.SIGKILL)
     journal = side.state / "journal.sqlite"
     for path in (journal, journal.with_name("journal.sqlite-wal")):
         with path.open("r+b") as file:
             file.write(b"rot" * 40_000)
-    journal.with_name("journal.sqlite-shm").unlink()
-    assert process.wait(20) == 1, side.told()
     start()
     [told] = side.events("journal_replaced")
     assert Path(told["set_aside"]).exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -78,18 +79,6 @@ def test_below_the_reserve_small_things_and_releases_come_in_and_the_large_waits
         assert {event["code"] for event in side.events("alarm_cleared")} == {"disk_low"}
         assert not side.journal().counters().get("drop.no_room")
         assert end(process)[0] == 0
-
-
-def test_blocks_beyond_what_may_wait_are_dropped_by_name_and_the_next_pass_brings_them(
-    side: Side, start: Start, mouth: Mouth
-) -> None:
-    side.config.write_text(side.config.read_text() + "limits: {disk_reserve: 1000TB}\n")
-    process = start()
-    data = some_bytes(70_000_000)
-    mouth.say(Wire(side).send([Cargo(data)]))
-    wait_for(lambda: side.journal().counters().get("drop.no_room"), 30)
-    assert process.poll() is None
-    assert side.partials() == []
 
 
 def test_something_in_the_way_of_the_spool_is_named_and_waited_for(side: Side, start: Start, mouth: Mouth) -> None:
@@ -186,6 +175,26 @@ def test_a_flipped_bit_in_a_partial_file_is_named_and_the_object_comes_again(
     mouth.say(second.send([Cargo(data)]))
     wait_for(lambda: here(side, data))
     side.spool.verify(digest_of(data))
+
+
+def test_a_session_counts_when_its_epoch_is_on_disk_and_not_before(side: Side, start: Start, mouth: Mouth) -> None:
+    with mounted(side.state, "-t", "tmpfs", "-o", "size=4m", "tmpfs"):
+        process = start()
+        ballast = side.state / "ballast"
+        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4_096))
+        data = some_bytes(9_000)
+        mouth.say(Wire(side, 3).send([Cargo(data)]))  # waits in the kernel's buffer
+        wait_for(lambda: side.events("journal_failed"))
+        time.sleep(0.3)
+        assert side.events("session_joined") == []
+        assert Floor(side.state).marks.epochs == {}
+        assert not here(side, data)
+        ballast.unlink()
+        wait_for(lambda: here(side, data))
+        assert [epoch for epoch, _ in Floor(side.state).marks.epochs.values()] == [3]
+        assert end(process)[0] == 0
 
 
 def test_two_captures_in_one_state_folder_are_refused(side: Side, start: Start, tmp_path: Path) -> None:

@@ -55,6 +55,16 @@ def test_releases_with_gaps_a_broken_chain_and_what_was_only_heard_of(site: Site
     assert len(sent(site, cli, "--limit", "2")["releases"]) == 2
 
 
+def test_releases_are_in_the_order_in_which_they_came_though_the_clock_was_set_back(site: Site, cli: Cli) -> None:
+    site.configure("{layout: published}")
+    image = release_image("docker.io/library/nginx", ["1.27"], single_image())
+    for sequence, year in ((1, 2040), (2, 2026), (3, 1999)):
+        site.release(image, sequence=sequence)
+        moment = time.mktime((year, 1, 1, 0, 0, 0, 0, 0, 0))
+        site.journal.connection.execute("UPDATE releases SET received = ? WHERE sequence = ?", (moment, sequence))
+    assert [row["sequence"] for row in sent(site, cli)["releases"]] == [3, 2, 1]
+
+
 def test_what_was_dropped_and_how_the_link_did(site: Site, cli: Cli) -> None:
     site.configure("{layout: published}")
     now = time.time()
@@ -173,6 +183,18 @@ async def test_status_knows_since_when_and_what_takes_time_to_tell_from_capture(
     assert found["silence"]["text"].startswith("silence: no datagram for 1 min 39 s")
     site.journal.set_live("capture", capture(now) | {"state": "stopped"}, now)
     assert json.loads(cli("status", "--json", "--config", site.config)[1])["alarms"] == []
+
+
+def test_a_damaged_journal_is_one_line_that_says_who_mends_it(site: Site, cli: Cli) -> None:
+    site.configure("{layout: published}")
+    site.journal.close()
+    path = site.folder / "state" / "journal.sqlite"
+    path.write_bytes(b"rot" * 10_000)
+    for command in ("status", "history"):
+        code, out, err = cli(command, "--config", site.config)
+        assert (code, out) == (1, "")
+        assert err.count("\n") == 1
+        assert err.endswith("capture sets it aside and begins a new one when it starts\n")
 
 
 async def test_publish_starts_again_when_the_journal_was_set_aside(site: Site) -> None:
