@@ -124,7 +124,7 @@ async def test_rejecting_what_is_published_says_so_and_shows(site: Site, cli: Cl
     code, out, _ = cli("status", "--config", site.config)
     assert code == 1
     assert f"ALARM: {APP}:1: rejected by" in out
-    assert "(recalled) and in the target already" in out
+    assert "(recalled); it was published before it was rejected: take it out of the target" in out
     assert await site.once(settings) == 1
     assert "recalled" in site.images()[APP]["error"]
 
