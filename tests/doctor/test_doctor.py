@@ -227,7 +227,7 @@ def test_the_interface_that_listens(host: Host) -> None:
 
 
 def test_who_names_the_rate(host: Host, configs: Any) -> None:
-    settings = receiver.cli._settings(configs()[1])
+    settings = receiver.cli.settings_of(configs()[1])
     assert link_rate(host, settings, LinkFacts(rate=5e9), "eth0") == (5e9, "--rate")
     assert link_rate(host, settings, LinkFacts(), "eth0") == (10_000_000, "listen.rate")
     silent = settings.model_copy(update={"listen": settings.listen.model_copy(update={"rate": None})})
