@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oci.client import Registry
+from oci.client import Registry, RegistryRepository
 from oci.descriptor import OCI_INDEX
-from oci.errors import NotFound
+from oci.errors import NotFound, Unreachable
 from oci.layout import Layout
 from oci.store import Source
 from receiver.config import ReceiverSettings
@@ -391,6 +391,41 @@ async def test_a_referrer_alone_goes_from_the_list_that_others_stay_in(site: Sit
         assert [one.digest for one in left] == [new.root.descriptor.digest]
         with pytest.raises(NotFound):
             await repository.manifest(old.root.descriptor.digest)
+
+
+async def test_what_a_broken_off_run_left_behind_goes_with_the_next(
+    site: Site, deleting: DockerRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, other = multi_image(), single_image("other")
+    site.fill(index, other)
+    rule = "retention: {releases: 1, shrink: 100%}\n"
+    settings = site.configure(f"{{registry: {{url: '{deleting.url}'}}}}", more=rule)
+    site.release(release_image(NGINX, ["1", "2"], index), release_image(NGINX, ["3"], other))
+    assert await site.once(settings) == 0
+    site.release(release_image(NGINX, ["3"], other), sequence=2)
+    assert await site.once(settings) == 0
+    delete, left = RegistryRepository.delete_manifest, 2
+
+    async def breaks_off(repository: RegistryRepository, digest: str) -> None:
+        nonlocal left
+        if not left:
+            raise Unreachable("the registry went away")
+        left -= 1
+        await delete(repository, digest)
+
+    monkeypatch.setattr(RegistryRepository, "delete_manifest", breaks_off)
+    assert not (await gc(site, settings)).complete
+    monkeypatch.undo()
+    assert (await gc(site, settings)).complete
+    async with Registry(deleting.host, plain_http=True) as client:
+        repository = client.repository(f"internal/{NGINX}")
+        assert await repository.tags() == ["3"]
+        for manifest in index.manifests:
+            with pytest.raises(NotFound):
+                await repository.manifest(manifest.descriptor.digest)
+    assert set(site.journal.published()) == {
+        (f"internal/{NGINX}", ref) for ref in ("3", other.root.descriptor.digest)
+    }
 
 
 async def test_a_registry_that_deletes_nothing_is_named_and_asked_again_when_told(
