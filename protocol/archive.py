@@ -14,4 +14,4 @@ from protocol.limits import CONTROL_OBJECT_BYTES_MAX
 
 LOCK: Final = "checkvalve/images.lock"
 ENVELOPE: Final = "checkvalve/release"
-DOCUMENTS: Final = {ENVELOPE: CONTROL_OBJECT_BYTES_MAX, LOCK: 256 * 1024 * 1024}  # name -> bytes at most
+DOCUMENTS: Final = {ENVELOPE: CONTROL_OBJECT_BYTES_MAX, LOCK: CONTROL_OBJECT_BYTES_MAX}  # name -> bytes at most

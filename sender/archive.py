@@ -14,7 +14,7 @@ from oci.blobs import BlobStore
 from oci.bundle import Bundle, index_entries
 from oci.descriptor import Descriptor
 from oci.volumes import VolumeWriter
-from protocol.archive import ENVELOPE, LOCK
+from protocol.archive import DOCUMENTS, ENVELOPE, LOCK
 from protocol.release import Release, parse_envelope
 from runtime.errors import UserError
 from runtime.terminal import Progress
@@ -50,7 +50,9 @@ def archive(settings: SenderSettings, collection: str, sequence: int, out: Path,
     blobs = {content.digest: content.size for content in release.contents().values()}
     _must_be_here(release, spool, blobs)
     lock = archived_lock(settings, collection, sequence).encode() if row.lock else None
-    documents = {ENVELOPE: row.envelope} | ({LOCK: lock} if lock is not None else {})
+    documents = {ENVELOPE: row.envelope}
+    if lock is not None and len(lock) <= DOCUMENTS[LOCK]:
+        documents[LOCK] = lock
     named = [(name, Descriptor(one.media_type, one.digest, one.size)) for name, one in release.names()]
     bundle = Bundle(documents, index_entries(named, spool), blobs)
     with VolumeWriter(out, volume_size) as writer, Progress() as progress:

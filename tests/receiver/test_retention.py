@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oci.blobs import BlobStore
-from oci.client import Registry
 from oci.descriptor import OCI_INDEX
-from oci.errors import NotFound
 from oci.layout import Layout
 from oci.store import Source
-from receiver.audit import Audit
+from receiver.closure import references
 from receiver.config import ReceiverSettings
-from receiver.desired import activate, desired_marks, release_of
+from receiver.desired import activate, release_of
 from receiver.gates import Gates
 from receiver.gc import UNCLAIMED_S, Outcome, collect
-from receiver.image_job import references
-from receiver.journal import ReceiverJournal
 from receiver.mapping import target_repository
 from receiver.retention import TICK_S_MAX, Keeping
 from receiver.target import open_targets
-from tests.oci_layout.images import Image, as_json, multi_image, referrer_to, single_image
-from tests.receiver.peers import DockerRegistry
+from tests.oci_layout.images import Image, as_json, referrer_to, single_image
 from tests.receiver.site import FAST, Cli, Site, release_image
 
 DAY = 86_400.0
@@ -170,15 +164,6 @@ async def _check(site: Site, settings: ReceiverSettings, before: set[tuple[str, 
 
 
 # --- time --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def two(site: Site) -> tuple[Image, Image]:
-    """Release 1 has an image that release 2 replaces by another."""
-    one, other = single_image("one"), single_image("other")
-    site.fill(one, other)
-    site.release(release_image(NGINX, ["1"], one))
-    return one, other
 
 
 async def test_a_clock_that_leaps_by_years_deletes_nothing(
@@ -324,222 +309,3 @@ async def test_a_release_that_brings_the_images_back_ends_the_alarm(site: Site, 
     assert (await gc(site, settings)).plan.retire == [("default", 1), ("default", 2), ("default", 3)]
     assert keeping.shrunk() == []
     assert site.spool.size(one.root.descriptor.digest) is not None
-
-
-# --- a registry --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def deleting(tmp_path: Path) -> AsyncIterator[DockerRegistry]:
-    folder = tmp_path / "deleting"
-    folder.mkdir()
-    made = DockerRegistry(folder, deletes=True)
-    made.start()
-    yield made
-    made.stop()
-
-
-async def test_a_registry_loses_what_nobody_needs_and_nothing_else(site: Site, deleting: DockerRegistry) -> None:
-    index, plain, stays = multi_image(), single_image("one", "amd64"), single_image("stays")
-    assert plain.root.descriptor.digest in {one.descriptor.digest for one in index.manifests}
-    signature, other = (referrer_to(index.root.descriptor, SIGNATURE, text) for text in ("mine", "theirs"))
-    site.fill(index, plain, stays, signature)
-    rule = "retention: {releases: 1, shrink: 100%}\n"
-    settings = site.configure(f"{{registry: {{url: '{deleting.url}'}}}}", more=rule)
-    site.release(
-        release_image(NGINX, ["multi"], index, signature),
-        release_image(NGINX, ["plain", "both"], plain),
-        release_image(REDIS, ["gone", "prod"], stays),
-    )
-    assert await site.once(settings) == 0
-    async with Registry(deleting.host, plain_http=True) as client:
-        nginx, redis = client.repository(f"internal/{NGINX}"), client.repository(f"internal/{REDIS}")
-        await stays.push(redis, "operators-own")  # somebody else relies on it
-        assert len(await nginx.referrers(index.root.descriptor.digest)) == 1
-        site.release(release_image(NGINX, ["both"], plain), release_image(NGINX, ["new"], stays), sequence=2)
-        assert await site.once(settings) == 0
-        outcome = await gc(site, settings)
-        assert outcome.complete
-        # of nginx the index and the child that only it had are gone, and so is the list of its referrers
-        assert set(await nginx.tags()) == {"both", "new", "plain"}
-        for gone in (index.root, index.manifests[1], signature.root):
-            with pytest.raises(NotFound):
-                await nginx.manifest(gone.descriptor.digest)
-        assert await nginx.referrers(index.root.descriptor.digest) == []
-        assert await whole(nginx, "both") == await whole(nginx, plain.root.descriptor.digest)
-        # this registry deletes no tag alone: named, and remembered
-        refused = {(path, reference): reason for path, reference, reason in outcome.pruned.refused}
-        assert "deletes no tag by itself" in refused[f"internal/{NGINX}", "plain"]
-        assert "somebody else" in refused[f"internal/{REDIS}", stays.root.descriptor.digest]
-        assert await whole(redis, "operators-own")
-        again = await gc(site, settings)
-        assert (again.plan.drops, len(again.plan.undeletable)) == ({"default": []}, 4)
-    assert other.root.descriptor.digest not in site.spool.digests()
-
-
-async def test_a_referrer_alone_goes_from_the_list_that_others_stay_in(site: Site, deleting: DockerRegistry) -> None:
-    image = single_image()
-    old, new = (referrer_to(image.root.descriptor, SIGNATURE, text) for text in ("old", "new"))
-    site.fill(image, old, new)
-    settings = site.configure(f"{{registry: {{url: '{deleting.url}'}}}}", more="retention: {releases: 1}\n")
-    site.release(release_image(NGINX, ["1"], image, old))
-    assert await site.once(settings) == 0
-    site.release(release_image(NGINX, ["1"], image, new), sequence=2)
-    assert await site.once(settings) == 0
-    async with Registry(deleting.host, plain_http=True) as client:
-        repository = client.repository(f"internal/{NGINX}")
-        assert len(await repository.referrers(image.root.descriptor.digest)) == 2
-        assert (await gc(site, settings)).pruned.refused == []
-        left = await repository.referrers(image.root.descriptor.digest)
-        assert [one.digest for one in left] == [new.root.descriptor.digest]
-        with pytest.raises(NotFound):
-            await repository.manifest(old.root.descriptor.digest)
-
-
-async def test_a_registry_that_deletes_nothing_is_named_and_asked_again_when_told(
-    site: Site, two: tuple[Image, Image], registry: DockerRegistry, cli: Cli
-) -> None:
-    one, other = two
-    settings = site.configure(f"{{registry: {{url: '{registry.url}'}}}}", more="retention: {releases: 1}\n")
-    assert await site.once(settings) == 0
-    site.release(release_image(NGINX, ["2"], other), sequence=2)
-    assert await site.once(settings) == 0
-    assert cli("confirm", "default", 2, "--config", site.config)[0] == 0
-    pass_time(site, 0.0, settings.retention)
-    found = said(cli("gc", "--dry-run", "--json", "--config", site.config)[1])
-    assert (found["releases"], found["tags"]) == ([["default", 1]], [f"internal/{NGINX}:1"])
-    assert found["spool_contents"] == len(one.all_files().keys() - other.all_files().keys())
-    assert site.spool.size(one.root.descriptor.digest) is not None
-    outcome = await gc(site, settings)
-    assert "does not allow it (405" in outcome.pruned.refused[0][2]
-    assert site.spool.size(one.root.descriptor.digest) is None  # the spool does not wait for it
-    before = len(registry.requests)
-    await gc(site, settings)
-    assert len(registry.requests) == before
-    code, out, _ = await asyncio.to_thread(cli, "gc", "--json", "--config", site.config)
-    found = said(out)
-    assert (code, len(found["undeletable"])) == (0, 2)
-    assert any("DELETE" in request for request in registry.requests[before:])
-
-
-async def test_gc_by_hand_keeps_away_from_a_role_at_work(site: Site, two: tuple[Image, Image], cli: Cli) -> None:
-    settings = site.configure("{layout: published}")
-    async with site.publishing(settings):
-        await site.until(NGINX, "published")
-        code, _, err = await asyncio.to_thread(cli, "gc", "--config", site.config)
-        assert code == 1
-        assert "a publish role is at work here; publish does this by itself: use --dry-run" in err
-        assert (await asyncio.to_thread(cli, "gc", "-n", "--config", site.config))[0] == 0
-    assert (await asyncio.to_thread(cli, "gc", "--config", site.config))[0] == 0
-
-
-# --- going back --------------------------------------------------------------------------------------------------
-
-
-async def test_an_earlier_release_is_shown_until_that_is_ended(
-    site: Site, two: tuple[Image, Image], cli: Cli
-) -> None:
-    one, other = two
-    settings = site.configure("{layout: published}")
-    repository = Layout(site.folder / "published").repository(f"internal/{NGINX}")
-
-    async def shows(image: Image) -> None:
-        async with asyncio.timeout(10):
-            while (await repository.resolve("1")).digest != image.root.descriptor.digest:
-                await asyncio.sleep(0.02)
-
-    async with site.publishing(settings):
-        await site.until(NGINX, "published")
-        site.release(release_image(NGINX, ["1"], other), sequence=2)
-        await shows(other)
-        assert (await asyncio.to_thread(cli, "activate", 1, "--config", site.config))[0] == 0
-        await shows(one)
-        third = single_image("third")
-        site.fill(third)
-        site.release(release_image(NGINX, ["1"], third), sequence=3)
-        await asyncio.sleep(0.3)
-        await shows(one)  # what came meanwhile waits, and is said to
-        out = said((await asyncio.to_thread(cli, "status", "--json", "--config", site.config))[1])
-        assert any(
-            each["text"].startswith("release default 3 waits: release 1 is activated") for each in out["alarms"]
-        )
-        assert out["releases"][0]["gap"] == 0
-        assert desired_marks(site.journal)["default"][0] == 1
-        code, out, _ = await asyncio.to_thread(cli, "activate", "--latest", "--config", site.config)
-        assert (code, out) == (0, "collection default follows its newest release again, 3\n")
-        await shows(third)
-    assert await site.once(settings) == 0
-    out = said(cli("status", "--json", "--config", site.config)[1])
-    assert not [each for each in out["alarms"] if "waits" in each["text"]]
-    records = list(Audit(settings.audit).records())
-    decided = [(each.action, each.object) for each in records if each.action.startswith(("release_a", "activation"))]
-    assert decided == [("release_activated", "default 1"), ("activation_ended", "default 3")]
-
-
-async def test_what_is_shown_already_stays_complete(site: Site, two: tuple[Image, Image], cli: Cli) -> None:
-    settings = site.configure("{layout: published}")
-    async with site.publishing(settings):
-        await site.until(NGINX, "published")
-        for arguments in (("activate", 1), ("activate", "--latest")):
-            assert (await asyncio.to_thread(cli, *arguments, "--config", site.config))[0] == 0
-            await asyncio.sleep(0.1)
-            assert site.journal.newest_releases()[0].published is not None
-            assert site.images()[NGINX]["state"] == "published"
-
-
-async def test_an_image_on_its_way_is_not_deleted_around(site: Site) -> None:
-    gates = Gates()
-    async with gates.using("internal/a"):
-        with gates.closed("internal/a") as alone, gates.closed(None) as all_alone:
-            assert not alone
-            assert not all_alone
-        with gates.closed("internal/b") as alone:
-            assert alone
-            waiting = asyncio.create_task(gates.using("internal/b").__aenter__())
-            await asyncio.sleep(0.01)
-            assert not waiting.done()
-            with gates.closed("internal/c"):
-                pass
-            await asyncio.sleep(0.01)
-            assert not waiting.done()  # another gate has opened
-        await waiting
-
-
-async def test_once_ends_while_an_earlier_release_is_activated(
-    site: Site, two: tuple[Image, Image], cli: Cli
-) -> None:
-    one, other = two
-    settings = site.configure("{layout: published}")
-    site.release(release_image(NGINX, ["1"], other), sequence=2)
-    assert cli("activate", 1, "--config", site.config)[0] == 0
-    assert await site.once(settings) == 0
-    assert site.journal.published()[f"internal/{NGINX}", "1"] == one.root.descriptor.digest
-
-
-def test_what_is_not_here_cannot_be_activated(site: Site, two: tuple[Image, Image], cli: Cli) -> None:
-    one, _ = two
-    site.configure("{layout: published}")
-    digest = one.root.descriptor.digest
-    site.spool.remove(digest)
-    code, _, err = cli("activate", 1, "--config", site.config)
-    assert code == 1
-    assert "release default 1: 1 of its contents" in err
-    assert f"missing: {digest}" in err
-    assert f"of {NGINX}:1" in err
-    assert desired_marks(site.journal) == site.journal.newest_marks()
-    code, _, err = cli("activate", 9, "--config", site.config)
-    assert (code, err) == (1, "error: collection default has no release 9; there are 1\n")
-    code, _, err = cli("activate", "--latest", "--config", site.config)
-    assert (code, "follows the newest already" in err) == (1, True)
-    assert cli("activate", "--config", site.config)[0] == 2
-
-
-def test_an_archive_or_import_at_work_keeps_retention_waiting(site: Site, two: tuple[Image, Image], cli: Cli) -> None:
-    from runtime.lockfile import locked
-
-    settings = site.configure("{layout: published}")
-    with locked(settings.retention_lock, shared=True):
-        code, _, err = cli("gc", "--config", site.config)
-    assert (code, "an import or archive is at work here" in err) == (1, True)
-    reader = ReceiverJournal(settings.journal, read_only=True)
-    reader.close()
