@@ -40,7 +40,7 @@ def begin(path: Path, trust: Trust) -> Floor:
     floor = Floor(path.parent)
     if floor.marks.epochs and not (path.exists() and path.stat().st_size):
         log.error("journal_lost", path=str(path), mended="a new one is begun, above the floor")
-    damage = _damage(path)
+    damage = damage_of(path)
     if damage is not None:
         _replace(path, trust, floor, damage)
     journal = ReceiverJournal(path)
@@ -63,7 +63,7 @@ def begin(path: Path, trust: Trust) -> Floor:
     return floor
 
 
-def _damage(path: Path) -> str | None:
+def damage_of(path: Path) -> str | None:
     """Return what is wrong with the bytes of the journal, None if nothing is. Looks at all of it."""
     if not path.exists() or not path.stat().st_size:
         return None

@@ -19,14 +19,17 @@ import structlog
 from protocol.beacon import Newest
 from receiver.config import Alarms
 from receiver.incidents import Incident, Incidents
+from receiver.integrity import damage_of
 from receiver.journal import ReceiverJournal
 from receiver.margin import meter_of
 from receiver.meters import Meters
 from receiver.watch import Watch
+from runtime.database import CHECK_BYTES_MAX
 from runtime.threads import name_thread
 
 RETRY_S: Final = 2.0
 STOP_S: Final = 5.0
+CHECK_S: Final = 3_600.0  # between looks at the journal's bytes: a receiver may run for a year
 WATCH_S: Final = 2.0  # between looks at alarms and additions to the past
 INCIDENTS_WAITING_MAX: Final = 1_000
 
@@ -49,6 +52,7 @@ class Ledger:
         self._heard: dict[str, tuple[int, str, float]] = {}
         self._incidents: deque[Incident] = deque(maxlen=INCIDENTS_WAITING_MAX)
         self._watched = 0.0
+        self._checked = time.monotonic()
         self._failed = False
         self._thread = threading.Thread(target=self._loop, name="ledger", daemon=True)
 
@@ -102,6 +106,7 @@ class Ledger:
                 if journal.replaced:
                     log.critical("journal_gone", path=str(self._path), error="another file is in its place, or none")
                     return
+                self._check()
                 if not self._write(journal, watch, last=stopping) and not stopping:
                     self._changed.set()
                     self._stopping.wait(RETRY_S)
@@ -111,6 +116,13 @@ class Ledger:
             log.critical("journal_damaged", path=str(self._path), error=str(error))
         finally:
             journal.close()
+
+    def _check(self) -> None:
+        """Read the journal now and then; sqlite3.DatabaseError if it is damaged: the next start mends it."""
+        if time.monotonic() - self._checked >= CHECK_S and self._path.stat().st_size <= CHECK_BYTES_MAX:
+            self._checked = time.monotonic()
+            if (damage := damage_of(self._path)) is not None:
+                raise sqlite3.DatabaseError(damage)
 
     def _write(self, journal: ReceiverJournal, watch: Watch, *, last: bool) -> bool:
         with self._lock:

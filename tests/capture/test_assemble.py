@@ -16,6 +16,7 @@ from protocol.beacon import Newest
 from protocol.buffers import BlockBuffer, whole_symbols
 from protocol.incoming import IncomingBlock, IncomingObject
 from receiver import assemble
+from receiver import ledger as ledger_module
 from receiver.assemble import Assembler
 from receiver.journal import ReceiverJournal
 from receiver.ledger import Ledger
@@ -237,6 +238,27 @@ def test_the_ledger_keeps_only_the_newest_while_the_journal_is_locked(tmp_path: 
     assert journal.live()["capture"][0] == {"n": 4_999}
     assert journal.heard()["default"][0] == 4_999
     journal.close()
+
+
+def test_a_journal_that_is_damaged_while_it_is_used_ends_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "CHECK_S", 0.0)
+    path = tmp_path / "journal.sqlite"
+    journal = ReceiverJournal(path)
+    for number in range(500):
+        journal.note_unpacked(f"sha256:{number:064x}", 1.0)
+    journal.close()
+    ledger = Ledger(path)
+    ledger.start()
+    ledger.publish({"n": 0}, {"datagrams": 5})
+    time.sleep(0.3)
+    assert ledger.alive
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"rot" * 5_000)
+    ledger.publish({"n": 1}, {"datagrams": 6})
+    wait_for(lambda: not ledger.alive)
 
 
 def test_thousands_of_small_objects_come_through_in_one_pass() -> None:

@@ -102,7 +102,7 @@ def test_what_proves_itself_is_taken_over_from_a_damaged_journal(state: State) -
     state.begin()
     size = state.path.stat().st_size
     state.flip(slice(size - 8192, size))  # the newest pages: of what was unpacked
-    assert integrity._damage(state.path) is not None
+    assert integrity.damage_of(state.path) is not None
     state.begin()
     journal = ReceiverJournal(state.path)
     assert journal.newest_marks() == {"default": (2, state.newest)}
