@@ -91,14 +91,16 @@ class Schedule:
     """Orders passes over objects; *geometry_of* cuts a coded size (bytes) into blocks.
 
     Passes of one object are *spacing* seconds apart, so that one outage cannot swallow two of them. What has a rank
-    below *floor* waits, also in the middle of a pass.
+    below *floor* waits, also in the middle of a pass. Passes begin at other blocks in another *turn*, the session's
+    epoch: what no session lives long enough to reach from one block, it reaches from another.
     """
 
-    def __init__(self, geometry_of: Callable[[int], Geometry], spacing: float) -> None:
+    def __init__(self, geometry_of: Callable[[int], Geometry], spacing: float, turn: int = 0) -> None:
         self.floor = Rank.BULK
         self.pressing = False  # whether anything of PRESSING is known, which may be on its way already
         self._geometry_of = geometry_of
         self._spacing = spacing
+        self._turn = turn
         self._waiting: dict[Rank, list[QueuedObject]] = {rank: [] for rank in reversed(Rank)}
         self._passes: dict[int, _Pass] = {}  # by object id, first begun first; until their last block has left
         self._begun: dict[int, int] = {}  # object id -> passes begun, in all sessions
@@ -171,7 +173,7 @@ class Schedule:
         queued = self._waiting[rank].pop(at)
         geometry = self._geometry_of(queued.coded_size)
         chosen = blocks_touched(geometry, queued.spans) or None  # None: all
-        first = rotated(geometry.blocks, self._begun[queued.id]) if chosen is None else 0
+        first = rotated(geometry.blocks, self._turn + self._begun[queued.id]) if chosen is None else 0
         self._begun[queued.id] += 1
         self._ready_at[queued.id] = float("inf")
         self._passes[queued.id] = _Pass(queued, geometry, rank, first, chosen)

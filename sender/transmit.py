@@ -160,7 +160,8 @@ class _Transmitter:
         self._open_session = open_session
         self._session = open_session()
         journal.be_brief()
-        self._schedule = Schedule(self._session.profile.geometry, settings.repeats.spacing)
+        turn = self._session.parameters.epoch - 1
+        self._schedule = Schedule(self._session.profile.geometry, settings.repeats.spacing, turn)
         self._once = once
         self._round = round_token
         self._dispatch = Dispatch(self._schedule, settings.link.rate / 8 * LOOKAHEAD_S)

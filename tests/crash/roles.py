@@ -104,10 +104,11 @@ class Role:
         return False
 
     def end(self) -> None:
-        """End it in order; anything but exit code 0 is a fault."""
+        """End it in order; anything but exit code 0 is a fault, once it has begun."""
         if self._process is not None and self.look():
             code = self._process.stop(GRACE_S)
-            if code != 0:
+            early = code == -signal.SIGTERM and not self._process.lines()  # still importing: nobody caught it yet
+            if code != 0 and not early:
                 self.faults.append(self._process.describe(f"ended with exit code {code} on SIGTERM"))
             self._over()
 

@@ -106,8 +106,12 @@ def test_each_alarm_stands_alone_and_says_what_is_wrong(code: str, given: Facts,
     assert set(alarm.document()) == {"code", "text", "subject", "since", "severity", "remedy"}
 
 
+BORDER = {"image_held", "rejected_is_out", "release_not_allowed", "audit_broken"}  # cases in tests/border
+RETENTION = {"release_shrinks", "release_waits", "nothing_deleted"}  # cases in test_retention.py and test_activate.py
+
+
 def test_every_alarm_has_a_case_here_and_a_row_in_the_manual() -> None:
-    assert {code for code, _, _ in CASES} == set(CATALOGUE)
+    assert {code for code, _, _ in CASES} | BORDER | RETENTION == set(CATALOGUE)
     manual = MANUAL.read_text()
     assert [code for code in CATALOGUE if f"| `{code}` |" not in manual] == []
 

@@ -77,7 +77,7 @@ class ScheduledSender:
             self._fell()
         self.world.restart(epoch)
         self._sizes: dict[int, Geometry] = {}
-        self._schedule = Schedule(self._geometry, SPACING_S)
+        self._schedule = Schedule(self._geometry, SPACING_S, epoch - 1)
         self._left: dict[int, int] = {}  # blocks to go of the passes that have begun
         self.refresh()
 

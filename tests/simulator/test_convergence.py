@@ -18,7 +18,7 @@ from protocol.trust import TrustedSenders
 from sender.carousel import Carousel
 from tests.simulator.capturing import CaptureOnDisk
 from tests.simulator.clock import VirtualClock
-from tests.simulator.disk import Disk, watched
+from tests.simulator.disk import Disk, Loss, watched
 from tests.simulator.link import Faults, one_way_link
 from tests.simulator.powerworld import quiet_folder
 from tests.simulator.scheduling import ScheduledSender
@@ -40,6 +40,7 @@ class Steady:
         self.clock = VirtualClock()
         self.inlet, self.outlet = one_way_link(Faults(), random)
         coded: dict[str, bytes] = {}
+        self.low = low
         self.receiver = CaptureOnDisk(high, TrustedSenders.of(signer.public_key()), private, coded, random)
         publics = [private.public_key()]
         self.sender = ScheduledSender(
@@ -56,16 +57,18 @@ class Steady:
         for burst, size in self.outlet.receive(self.clock.now):
             self.receiver.receive(burst, size)
 
-    def round(self) -> float:
-        """One round of the carousel; return the seconds it took."""
+    def round(self, blocks: int | None = None) -> float:
+        """One round of the carousel, or its first *blocks*; return the seconds it took."""
         self.sender.world.idle(EVERY_S)
-        begun = self.clock.now
+        begun, sent = self.clock.now, 0
         self.sender.journal.repeat(self.sender.release_digest)
         carousel = Carousel(self.sender.journal, EVERY_S)
         while True:
             self.sender.refresh()
-            while self.sender.step():
-                pass
+            while (blocks is None or sent < blocks) and self.sender.step():
+                sent += 1
+            if sent == blocks:
+                break
             if carousel.turn(self.sender.journal.newest_releases(), self.clock.now, self.clock.now) is None:
                 break
         took = self.clock.now - begun
@@ -106,3 +109,15 @@ def test_a_receiver_that_always_loses_the_same_part_of_a_round_gets_it_in_anothe
             if world.complete:
                 return
         raise AssertionError(f"not complete after {ROUNDS_MAX} rounds")
+
+
+def test_a_sender_that_never_lives_for_a_whole_round_still_sends_all_of_it() -> None:
+    with steady() as world:
+        world.inlet.black_out(0.0, 0.0)
+        for _ in range(3 * ROUNDS_MAX):
+            world.round(blocks=25)
+            if world.complete:
+                return
+            world.low.cut(Loss.NOTHING)
+            world.sender.rise()
+        raise AssertionError("what comes after the first third of an object never came")
