@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format vectors bench lock clean
+.PHONY: help venv demo test worlds crash check format vectors bench lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,14 @@ demo: venv ## mirror an image across a lossy one-way link on this machine and co
 test: venv ## run all tests; as root, first installs what the system tests need
 	@tests/setup/debian-packages
 	@$(PY) -m pytest
+
+worlds: venv ## 2,000 seeded worlds of the simulator with loss and power cuts (SEED=, WORLDS=)
+	@$(PY) -m tests.simulator --worlds $(or $(WORLDS),2000) $(if $(SEED),--seed $(SEED)) --jobs $$(nproc)
+	@CHECKVALVE_TEST_ALL_POINTS=1 $(PY) -m pytest -q tests/simulator -k points
+
+crash: venv ## kill -9 each role 200 times during transfers in the one-way lab; needs root (SEED=, KILLS=)
+	@tests/setup/debian-packages
+	@$(PY) -m tests.crash --kills $(or $(KILLS),200) $(if $(SEED),--seed $(SEED))
 
 check: venv ## ruff and mypy --strict
 	@$(PY) -m ruff check .

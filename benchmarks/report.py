@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from benchmarks import report_costs, report_links, report_upstream
+from benchmarks import report_costs, report_links, report_publish, report_repair, report_upstream
 from benchmarks.tables import percent, spread, table
 
 Figures = dict[str, Any]
@@ -113,6 +113,10 @@ _RENDERERS: Final[dict[str, Callable[[Figures], str]]] = {
     "pacing": report_costs.pacing,
     "memory": _memory,
     "fetch": report_upstream.fetch,
+    "publish": report_publish.publish,
+    "landing": report_publish.landing,
     "poll": report_upstream.poll,
     "urgent": report_upstream.urgent,
+    "repair": report_repair.repair,
+    "converge": report_repair.converge,
 }

@@ -33,6 +33,10 @@ _ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "TMPDIR", "TZ")  # no setting or 
 _REF_NAME: Final = "org.opencontainers.image.ref.name"
 
 
+class Unanswered(str):
+    """A reason that is not the hook's own: it did not run, or not to its end. Asked again, it may say otherwise."""
+
+
 async def run_hook(
     run: Sequence[str],
     timeout: float,  # seconds
@@ -42,7 +46,7 @@ async def run_hook(
     blobs: BlobStore,
     scratch: Path,
 ) -> str | None:
-    """Return None if the hook lets *image* pass, otherwise the reason, one line.
+    """Return None if the hook lets *image* pass, otherwise the reason, one line; Unanswered if it gave none.
 
     *scratch* is a folder of ours, on the file system of *blobs* if links are to be hard ones. The hook runs in a
     session of its own, without a shell, and its process group is killed when it is over, late or cancelled.
@@ -51,12 +55,15 @@ async def run_hook(
     try:
         folder = await asyncio.to_thread(make_layout, image, tag, blobs, scratch)
     except (OSError, NotFound) as error:
-        return f"{name}: no layout to look at: {one_line(str(error), REASON_CHARS_MAX)}"
+        return Unanswered(f"{name}: no layout to look at: {one_line(str(error), REASON_CHARS_MAX)}")
     try:
         outcome = await _run([*run, str(folder)], timeout, json.dumps(dict(entry)).encode() + b"\n", folder)
     finally:
         await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
-    return None if outcome is None else f"{name}: {outcome}"
+    if outcome is None:
+        return None
+    reason = f"{name}: {outcome}"
+    return Unanswered(reason) if isinstance(outcome, Unanswered) else reason
 
 
 def make_layout(image: ReleaseImage, tag: str | None, blobs: BlobStore, scratch: Path) -> Path:
@@ -124,7 +131,7 @@ async def _watch(argv: Sequence[str], timeout: float, given: IO[bytes], folder: 
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            return f"{argv[0]}: {_spawn_reason(error)}; verify.hook.run is an executable file"
+            return Unanswered(f"{argv[0]}: {_spawn_reason(error)}; verify.hook.run is an executable file")
         finally:
             for writing, _ in outputs:
                 os.close(writing)
@@ -133,7 +140,7 @@ async def _watch(argv: Sequence[str], timeout: float, given: IO[bytes], folder: 
             async with asyncio.timeout(timeout):
                 code = await process.wait()
         except TimeoutError:
-            return f"not done after {timeout:g} s (verify.hook.timeout), so it was ended"
+            return Unanswered(f"not done after {timeout:g} s (verify.hook.timeout), so it was ended")
         finally:
             _kill_group(process)
             await process.wait()
@@ -144,7 +151,8 @@ async def _watch(argv: Sequence[str], timeout: float, given: IO[bytes], folder: 
         return None
     ended = f"ended by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
     said = next((text for text in (_last_lines(task) for task in ends) if text), "")
-    return f"{ended}: {said}" if said else ended
+    reason = f"{ended}: {said}" if said else ended
+    return Unanswered(reason) if code < 0 else reason
 
 
 async def _output(stack: AsyncExitStack) -> tuple[int, asyncio.StreamReader]:

@@ -29,11 +29,11 @@ from oci.descriptor import (
 )
 from oci.documents import children, detect_media_type
 from oci.download import download
-from oci.errors import ContentMismatch, NotFound, ReferenceError_, Unsupported
+from oci.errors import ContentMismatch, NotFound, ReferenceError_, Refused, Unsupported
 from oci.http import CONNECTIONS_PER_HOST, HttpClient, Reply, TlsOptions
 from oci.paging import pages
 from oci.reference import check_registry, check_repository, is_tag
-from oci.referrer_listing import add_to_fallback, list_referrers
+from oci.referrer_listing import add_to_fallback, list_referrers, remove_from_fallback
 from oci.store import BlobOpener, Progress, TagList
 from oci.upload import Uploader, check_answer_digest
 
@@ -243,6 +243,30 @@ class RegistryRepository:
         if parts.subject is not None and not listed:
             async with self._fallback_lock:
                 await add_to_fallback(manifest, parts, where, self.manifest, self._put_index)
+
+    async def delete_tag(self, tag: str) -> None:
+        """Delete *tag*, not what it leads to (distribution-spec: deleting tags); Refused where only digests go."""
+        try:
+            await self._delete(tag)
+        except ContentMismatch:  # docker-registry 2.8 takes digests only, and says it in this way
+            raise Refused(f"{self._where('delete tag', tag)}: the registry deletes no tag by itself") from None
+
+    async def delete_manifest(self, digest: str) -> None:
+        """Delete a manifest with the tags that lead to it; NotAllowed where the registry deletes nothing."""
+        await self._delete(check_digest(digest))
+
+    async def delete_referrer(self, digest: str, subject: str) -> None:
+        """Delete a manifest that refers to *subject*; where its list is a tag, its entry there goes first."""
+        where = self._where("manifest", digest)
+        async with self._fallback_lock:
+            await remove_from_fallback(digest, subject, where, self.manifest, self._put_index, self.delete_manifest)
+        await self.delete_manifest(digest)
+
+    async def _delete(self, reference: str) -> None:
+        where = self._where("delete manifest" if ":" in reference else "delete tag", reference)
+        url = self._connection.url(f"{self.path}/manifests/{_checked(reference)}")
+        scopes = (f"repository:{self.path}:pull,push,delete",)
+        await self._connection.fetch("DELETE", url, where, scopes, ok=(202, 200, 204, 404))
 
     async def _put(self, manifest: Manifest, reference: str, where: str) -> Reply:
         url = self._connection.url(f"{self.path}/manifests/{_checked(reference)}")

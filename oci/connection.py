@@ -17,7 +17,7 @@ from yarl import URL
 from oci import limits
 from oci.auth import Authenticator, Scopes
 from oci.budget import Budget
-from oci.errors import ContentMismatch, NotFound, OciError, Refused, Unauthorized
+from oci.errors import ContentMismatch, NotAllowed, NotFound, OciError, Refused, Unauthorized
 from oci.http import (
     BodyFactory,
     Call,
@@ -164,10 +164,12 @@ def status_error(where: str, status: int, body: bytes) -> OciError:
         return ContentMismatch(one_line(f"{where}: the registry computed another digest or size ({status}{said})"))
     if status == 413:
         return Refused(one_line(f"{where}: too large for the registry (413{said}); raise its body size limit"))
+    if status == 405:
+        return NotAllowed(one_line(f"{where}: the registry does not allow it (405{said})"))
     if status >= 500 or status == 429:
         line = one_line(f"{where}: the registry failed ({status}{said}); try later or see its log")
         return Transient(line, status=status)
-    return Refused(one_line(f"{where}: the registry refused ({status}{said})"))
+    return Refused(one_line(f"{where}: the registry refused ({status}{said}); see its log"))
 
 
 def error_detail(body: bytes) -> str:

@@ -56,6 +56,10 @@ class Refused(OciError):
     """The registry answered a push with an error that a retry does not mend (400, 405, 413, ...)."""
 
 
+class NotAllowed(Refused):
+    """The registry does not take this request from anybody, as it is configured (405): deletes, most often."""
+
+
 class StorageFull(OciError):
     """The file system has no room or no quota left (ENOSPC, EDQUOT); the caller waits and tries again."""
 

@@ -337,7 +337,8 @@ def explain(error: Exception, where: str, url: URL) -> OciError:
     if isinstance(error, aiohttp.ClientConnectorError | ConnectionRefusedError):
         detail = error.strerror or str(error)
         return Transient(one_line(f"{where}: cannot connect to {host} ({detail}); check host, port and firewall"))
-    return Transient(one_line(f"{where}: connection to {host} broke ({error or type(error).__name__})"))
+    broke = f"connection to {host} broke ({error or type(error).__name__}); look at the server and the way to it"
+    return Transient(one_line(f"{where}: {broke}"))
 
 
 def same_origin(one: URL, other: URL) -> bool:

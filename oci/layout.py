@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -140,6 +141,10 @@ class Layout(LayoutRepository):
         if not _REPOSITORY.fullmatch(name) or name.endswith((":", "/")):
             raise ReferenceError_(f"{self.root}: {name!r} is not a repository name such as library/nginx")
         return LayoutRepository(self.blobs, self._index, self._referrers, name)
+
+    def update_index(self, change: Callable[[list[Entry]], list[Entry] | None]) -> None:
+        """Replace the entries of index.json by what *change* returns, as ``IndexFile.update`` does."""
+        self._index.update(change)
 
     async def repositories(self) -> list[str]:
         """Names of all repositories that have a tag, sorted."""

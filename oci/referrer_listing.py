@@ -88,6 +88,29 @@ async def add_to_fallback(
         )
 
 
+async def remove_from_fallback(
+    digest: str,
+    subject: str,
+    where: str,
+    read: ManifestReader,
+    write: ManifestWriter,
+    delete: Callable[[str], Awaitable[None]],
+) -> None:
+    """Take *digest* out of the index under its subject's ``sha256-<hex>`` tag; an index without entries goes."""
+    tag = referrers_tag(subject)
+    for _ in range(_WRITE_ATTEMPTS):
+        document = await _read_index(tag, where, read)
+        entries = document["manifests"]
+        document["manifests"] = [entry for entry in entries if entry.get("digest") != digest]
+        if len(document["manifests"]) == len(entries):
+            return
+        former = (await read(tag)).descriptor.digest
+        if document["manifests"]:
+            raw = json.dumps(document, indent=2).encode()
+            await write(Manifest(Descriptor(OCI_INDEX, sha256_digest(raw), len(raw)), raw), tag)
+        await delete(former)
+
+
 async def _from_tag(digest: str, artifact_type: str | None, where: str, read: ManifestReader) -> list[Descriptor]:
     try:
         manifest = await read(referrers_tag(digest))

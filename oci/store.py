@@ -77,6 +77,23 @@ class Upstream(Source, Protocol):
         ...
 
 
+@runtime_checkable
+class Prunable(Source, Protocol):
+    """What can be deleted from, manifest by manifest; blobs are the registry's own to collect."""
+
+    async def delete_tag(self, tag: str) -> None:
+        """Delete *tag* and nothing else; nothing happens if it is not there. Refused where that cannot be done."""
+        ...
+
+    async def delete_manifest(self, digest: str) -> None:
+        """Delete a manifest with every tag that leads to it; nothing happens if it is not there. NotAllowed."""
+        ...
+
+    async def delete_referrer(self, digest: str, subject: str) -> None:
+        """Delete a manifest that refers to *subject*, and its entry in the list of the tag schema."""
+        ...
+
+
 class Target(Source, Protocol):
     """What can also be written."""
 

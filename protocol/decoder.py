@@ -23,6 +23,7 @@ from protocol.limits import (
     BUFFERS_MAX,
     DATAGRAMS_PER_VERIFICATION,
     HEADER_BYTES,
+    MARGINS_MAX,
     RECEIVE_BURST_BYTES_MAX,
     REFUSED_ANNOUNCEMENTS_MAX,
     VERIFICATIONS_MAX,
@@ -245,6 +246,9 @@ class Decoder:
         counters.repaired += block.repaired
         if block.worst * max(1, counters.worst_repair_of) >= counters.worst_repair * block.shape.m and block.worst:
             counters.worst_repair, counters.worst_repair_of = block.worst, block.shape.m
+        margin = block.worst, block.shape.m, block.shape.k
+        if block.worst and (margin in counters.margins or len(counters.margins) < MARGINS_MAX):
+            counters.margins[margin] += 1
         self._pool.give_back(block.buffer)
 
     def close(self) -> list[Event]:

@@ -40,6 +40,7 @@ class Drop(Enum):
     OBJECT_CONFLICT = "object_conflict"  # one TOI announced in two ways within a session
     TOO_MANY_OBJECTS = "too_many_objects"
     NO_BUFFER = "no_buffer"  # every block buffer is still being written to disk
+    NO_ROOM = "no_room"  # a restored block was thrown away: the disk, or the space for partial objects, is full
     BLOCK_ABANDONED = "block_abandoned"  # too little of it arrived before newer blocks needed its memory
     CODED_DIGEST_MISMATCH = "coded_digest_mismatch"
     CONTENT_DIGEST_MISMATCH = "content_digest_mismatch"
@@ -50,5 +51,7 @@ class Drop(Enum):
     BAD_RELEASE = "bad_release"
     RELEASE_UNTRUSTED = "release_untrusted"
     RELEASE_UNAPPROVED = "release_unapproved"  # fewer approvers signed it than the receiver asks for
+    COLLECTION_NOT_ALLOWED = "collection_not_allowed"  # this receiver takes no releases of it
+    SENDER_NOT_ALLOWED = "sender_not_allowed"  # trusted, but not for this collection
     RELEASE_ROLLED_BACK = "release_rolled_back"  # a lower sequence than one accepted before
     RELEASE_CONFLICT = "release_conflict"  # same sequence, other content; or a broken chain

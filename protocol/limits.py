@@ -56,6 +56,7 @@ ORDERS_MAX: Final = 64  # kinds of blocks whose wire order is kept
 INVERSE_CACHE_BYTES_MAX: Final = 4 * 1024 * 1024  # inverted matrices, one byte an element
 BUFFERS_MAX: Final = 512  # block buffers: being received, or on their way to disk
 BUFFER_BYTES_MAX: Final = 7 * BLOCK_BYTES_MAX  # of all of them together
+MARGINS_MAX: Final = 512  # (worst need, m, k) of blocks that are told apart in the counters
 PARSED_ENTRIES_MAX: Final = 4_096  # object table entries remembered as parsed, in each session
 REPLAY_WINDOW_PACKETS: Final = 65_536
 LANES_MAX: Final = 256

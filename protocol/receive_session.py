@@ -43,6 +43,7 @@ class ReceiveCounters:
     blocks: int = 0  # completed
     worst_repair: int = 0  # most repair symbols one codeword needed, of worst_repair_of
     worst_repair_of: int = 0
+    margins: Counter[tuple[int, int, int]] = field(default_factory=Counter)  # blocks by (worst need, m, k); need > 0
     lost: int = 0  # in sessions that ended; the running ones know their own
     drops: Counter[Drop] = field(default_factory=Counter)
 

@@ -102,6 +102,21 @@ class Release:
                 found.setdefault(content.digest, content)
         return found
 
+    def names(self) -> list[tuple[str | None, Content]]:
+        """What leads to the release, sorted: (name:tag, root), without a tag name@digest; None for a referrer."""
+        found: dict[tuple[str | None, str], Content] = {}
+        for image in self.images:
+            known = {content.digest: content for content in (image.root, *image.closure, *image.referrers)}
+            for tag in image.tags:
+                found[f"{image.name}:{tag}", image.root.digest] = image.root
+            if not image.tags:
+                found[f"{image.name}@{image.root.digest}", image.root.digest] = image.root
+            for tag, digest in image.extra_tags:
+                found[f"{image.name}:{tag}", digest] = known[digest]
+            for referrer in image.referrers:
+                found[None, referrer.digest] = referrer
+        return [(name, found[name, digest]) for name, digest in sorted(found, key=lambda key: (key[0] or "", key[1]))]
+
 
 def payload_of(release: Release) -> bytes:
     """Return the payload bytes of *release*, deterministic."""
@@ -271,6 +286,11 @@ def check_order(new: SignedRelease, mark: ReleaseMark | None) -> bool:
     if release.sequence == mark.sequence + 1 and release.previous != mark.digest:
         raise WireError(Drop.RELEASE_CONFLICT, f"{release.collection} {release.sequence} follows another release")
     return True
+
+
+def parse_envelope(envelope: bytes) -> Release:
+    """Return the release in an envelope that was verified before; WireError BAD_RELEASE if it holds none."""
+    return parse_payload(envelope[8 : 8 + int.from_bytes(envelope[4:8], "little")])
 
 
 def _content_document(content: Content) -> dict[str, Any]:

@@ -14,130 +14,74 @@ when the process died is taken in at the next start.
 from __future__ import annotations
 
 import functools
-import os
 import queue
 import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 
 from oci.blobs import BlobStore
-from oci.errors import StorageFull
+from oci.errors import Misconfigured, StorageFull
 from protocol.drops import Drop
 from protocol.errors import WireError
-from protocol.geometry import BlockShape
 from protocol.incoming import IncomingObject
-from protocol.objects import Kind, ObjectEntry
+from protocol.limits import BUFFER_BYTES_MAX
+from protocol.objects import Coding, Kind, ObjectEntry
 from protocol.ranges import RangeSet
-from receiver.digests import RunningDigests
-from receiver.intake import Accepted, Intake, Interrupted
-from receiver.journal import ReceiverJournal
-from receiver.partials import entry_of, partial_of, recover
+from receiver.audit import AUDIT_NAME, Audit
+from receiver.digests import Head, RunningDigests
+from receiver.floor import Floor
+from receiver.intake import Intake, Interrupted
+from receiver.journal import Partial, ReceiverJournal
+from receiver.partial_files import Bounds, NoRoom, PartialFiles
+from receiver.partials import entry_of, recover
+from receiver.refusals import Refusals
+from receiver.results import Block, BlockWritten, ObjectRefused, ObjectTaken, PartialForgotten, Result
+from receiver.room import ALWAYS_BYTES
 from receiver.senders import Trust
-from runtime.durable import sync_folder
+from receiver.trouble import Trouble
 from runtime.threads import name_thread
 
 SYNC_BYTES: Final = 64 * 1024 * 1024
 SYNC_S: Final = 1.0
 RETRY_S: Final = 2.0
-OPEN_FILES_MAX: Final = 64
+AGE_STEP_S: Final = 60.0  # of a live link, between looks at the age of partial objects
+PARKED_BYTES_MAX: Final = BUFFER_BYTES_MAX // 4  # of blocks that wait for room on the disk; with their repair
+# symbols they take about half of the buffers, and the other half receives on
 WRITERS: Final = 6  # threads that keep small objects at once
 WAITING_BYTES_MAX: Final = 64 * 1024 * 1024  # of whole objects in memory, on their way to the intake
 SMALL_BYTES: Final = 64 * 1024
 SMALL_MAX: Final = 1_024
 STOP_S: Final = 5.0  # for what waits there when the process is to end; the rest comes with the next pass
+_FAILURES: Final = (OSError, StorageFull, Misconfigured, sqlite3.OperationalError)  # of disk and journal; they pass
 
 log = structlog.get_logger()
-
-
 _T = TypeVar("_T")
-
-
-class Block(Protocol):
-    """A source block that a lane has finished with: an IncomingBlock, or one from another process."""
-
-    @property
-    def owner(self) -> IncomingObject:
-        """Its object."""
-
-    @property
-    def shape(self) -> BlockShape:
-        """Its place."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether all of it can be restored."""
-
-    def restore(self) -> None:
-        """Recover what was lost, once, before finished."""
-
-    def finished(self) -> Iterator[tuple[int, memoryview]]:
-        """Yield (offset into the object, bytes)."""
-
-
-@dataclass(frozen=True, slots=True)
-class BlockWritten:
-    """A block has been dealt with; its buffer may be given back. *ranges* are its bytes now on disk."""
-
-    block: Block
-    ranges: tuple[tuple[int, int], ...]
-    whole: bool = False  # the block is all of its object, which has gone to the intake
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectTaken:
-    """An object is in the spool (or, for a release, in the journal)."""
-
-    owner: IncomingObject
-    accepted: Accepted
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectRefused:
-    """An object is whole but wrong; its bytes are gone."""
-
-    owner: IncomingObject
-    drop: Drop
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class PartialForgotten:
-    """The finished bytes of an object had to make room for another."""
-
-    coded_digest: str
-
-
-Result = BlockWritten | ObjectTaken | ObjectRefused | PartialForgotten
-
-
-@dataclass
-class _Open:
-    """A partial object with its file."""
-
-    entry: ObjectEntry
-    descriptor: int
-    have: RangeSet
-    unsynced: bool = False
 
 
 @dataclass
 class Assembler:
-    """Owns the partial folder. ``results`` is read by the capture loop; *space* bounds the folder (bytes)."""
+    """Owns the partial folder. ``results`` is read by the capture loop.
+
+    ``live_s`` is set by it: how many seconds the link has been alive, by the monotonic clock.
+    """
 
     spool: BlobStore
     partial: Path
     journal_path: Path
     trust: Trust
-    space: int
+    bounds: Bounds
+    floor: Floor | None = None
     results: deque[Result] = field(default_factory=deque)
+    trouble: Trouble = field(default_factory=Trouble)
+    live_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.partial.mkdir(parents=True, exist_ok=True)
@@ -147,10 +91,17 @@ class Assembler:
         self._room = threading.Condition()
         self._waiting_bytes = 0  # of whole objects in memory
         self._taking: set[str] = set()  # coded digests with the intake: their files are not to be touched
-        self._open: dict[str, _Open] = {}
+        self._parked: deque[tuple[Block, list[tuple[int, memoryview]]]] = deque()
+        self._due_parked = 0.0
+        self._aged_s = 0.0  # of live_s
+        self._deferred: list[tuple[IncomingObject, Path | bytes, Head | None]] = []
+        self._due_deferred = 0.0
         self._unsynced_bytes = 0
         self._due_sync = 0.0
         self._digests = RunningDigests()
+        self._files = PartialFiles(
+            self.partial, self.bounds, self.trust, self._digests, self._taking, self._forgotten
+        )
         self._stopping = threading.Event()
         self._give_up_at = float("inf")
         self.failed: BaseException | None = None
@@ -200,7 +151,7 @@ class Assembler:
 
     def path(self, entry: ObjectEntry) -> Path:
         """Return the partial file of an object."""
-        return self.partial / entry.coded_digest.removeprefix("sha256:")
+        return self._files.path(entry.coded_digest)
 
     def _guarded(self, run: Callable[[], None]) -> None:
         name_thread(threading.current_thread().name)
@@ -212,11 +163,7 @@ class Assembler:
             if self._stopping.is_set():
                 log.warning("stopped_with_disk_failing", thread=thread, error=str(error))
             else:
-                log.critical(
-                    "assembler_failed",
-                    thread=threading.current_thread().name,
-                    error=f"{type(error).__name__}: {error}",
-                )
+                log.critical("assembler_failed", thread=thread, error=f"{type(error).__name__}: {error}")
 
     # --- the writer thread -----------------------------------------------------------------------------------------
 
@@ -225,9 +172,9 @@ class Assembler:
         try:
             while True:
                 try:
-                    item = self._blocks.get(timeout=SYNC_S if self._unsynced_bytes else None)
+                    item = self._blocks.get(timeout=SYNC_S if self._unsynced_bytes or self._parked else AGE_STEP_S)
                 except queue.Empty:
-                    self._sync(journal)
+                    self._tend(journal)
                     continue
                 if item is None:
                     break
@@ -235,44 +182,93 @@ class Assembler:
                     self._block(item, journal)
                 elif item[0].entry.coded_digest not in self._taking:
                     self._from_memory(*item)
-                if self._unsynced_bytes >= SYNC_BYTES or (
-                    self._unsynced_bytes and time.monotonic() >= self._due_sync
-                ):
-                    self._sync(journal)
+                self._tend(journal)
+            self._unpark(journal, last=True)
             self._sync(journal)
         finally:
-            for opened in self._open.values():
-                os.close(opened.descriptor)
+            self._files.close_all()
             journal.close()
 
+    def _tend(self, journal: ReceiverJournal) -> None:
+        """Do what is due besides writing."""
+        now = time.monotonic()
+        if self._unsynced_bytes >= SYNC_BYTES or (self._unsynced_bytes and now >= self._due_sync):
+            self._sync(journal)
+        if self._parked and now >= self._due_parked:
+            self._unpark(journal)
+        seconds = self.live_s - self._aged_s
+        if seconds >= AGE_STEP_S:
+            self._aged_s += seconds
+            self._patiently(lambda: self._files.grow_old(seconds, journal))
+
     def _block(self, block: Block, journal: ReceiverJournal) -> None:
-        owner, entry = block.owner, block.owner.entry
-        if entry.coded_digest in self._taking:
+        if block.owner.entry.coded_digest in self._taking:
             self.results.append(BlockWritten(block, ()))
             return
         block.restore()
         pieces = list(block.finished())
-        if [len(piece) for _, piece in pieces] == [entry.geometry.size]:
+        if not pieces:  # abandoned with no codeword finished: it needs no room
+            self.results.append(BlockWritten(block, ()))
+        elif not self._store(block, pieces, journal):
+            self._park(block, pieces)
+
+    def _store(self, block: Block, pieces: list[tuple[int, memoryview]], journal: ReceiverJournal) -> bool:
+        """Write a block that is restored, or hand it on if it is all of its object; False if the disk cannot now."""
+        owner, entry = block.owner, block.owner.entry
+        single = [len(piece) for _, piece in pieces] == [entry.geometry.size]
+        try:
+            self._files.room(entry, sum(len(piece) for _, piece in pieces), journal, as_partial=not single)
+            if not single:
+                for offset, piece in pieces:
+                    self._write(entry, offset, piece, journal)
+        except NoRoom as error:
+            self.trouble.began("disk_low", "partial", f"no room for {entry.digest}: {error}")
+            return False
+        except _FAILURES as error:
+            self.trouble.began("disk_failed", "partial", str(error))
+            return False
+        if single:
             self._from_memory(owner, bytes(pieces[0][1]))
             self.results.append(BlockWritten(block, (), whole=True))
-            return
-        ranges = []
-        for offset, piece in pieces:
-            self._patiently(lambda offset=offset, piece=piece: self._write(entry, offset, piece, journal))  # type: ignore[misc]
-            ranges.append((offset, offset + len(piece)))
-        opened = self._open.get(entry.coded_digest)
+            return True
+        self.trouble.ended("disk_failed", "partial")
+        ranges = tuple((offset, offset + len(piece)) for offset, piece in pieces)
+        opened = self._files.get(entry.coded_digest)
         if opened is not None:
             for start, end in ranges:
                 opened.have.add(start, end)
             self._digests.advance(entry.coded_digest, self.path(entry), opened.have.beginning)
-        self.results.append(BlockWritten(block, tuple(ranges)))
+        self.results.append(BlockWritten(block, ranges))
         if opened is not None and opened.have.covers(0, entry.geometry.size):
             self._sync(journal)
-            self._close(entry.coded_digest)
+            self._files.close(entry.coded_digest)
             self._hand_over(owner, self.path(entry))
+        return True
+
+    def _park(self, block: Block, pieces: list[tuple[int, memoryview]]) -> None:
+        """Keep a block in its buffer until the disk has room; the oldest give way beyond PARKED_BYTES_MAX."""
+        self._parked.append((block, pieces))
+        self._due_parked = self._due_parked if len(self._parked) > 1 else time.monotonic() + RETRY_S
+        while len(self._parked) > 1 and sum(each.shape.size for each, _ in self._parked) > PARKED_BYTES_MAX:
+            self.results.append(BlockWritten(self._parked.popleft()[0], (), no_room=True))
+
+    def _unpark(self, journal: ReceiverJournal, *, last: bool = False) -> None:
+        """Try those blocks again; the *last* time what finds no room is given up."""
+        parked, self._parked = self._parked, deque()
+        for block, pieces in parked:
+            if block.owner.entry.coded_digest in self._taking:
+                self.results.append(BlockWritten(block, ()))
+            elif not self._store(block, pieces, journal):
+                if last:
+                    self.results.append(BlockWritten(block, (), no_room=True))
+                else:
+                    self._parked.append((block, pieces))
+        self._due_parked = time.monotonic() + RETRY_S
+        if not self._parked:
+            self.trouble.ended("disk_low", "partial")
 
     def _from_memory(self, owner: IncomingObject, coded: bytes) -> None:
-        self._close(owner.entry.coded_digest)
+        self._files.close(owner.entry.coded_digest)
         self._hand_over(owner, coded)
 
     def _hand_over(self, owner: IncomingObject, coded: Path | bytes) -> None:
@@ -288,97 +284,40 @@ class Assembler:
         self._whole.put((owner, coded))
 
     def _write(self, entry: ObjectEntry, offset: int, piece: memoryview, journal: ReceiverJournal) -> None:
-        opened = self._open.get(entry.coded_digest)
-        if opened is None:
-            opened = self._open[entry.coded_digest] = self._open_partial(entry, journal)
+        if self._files.get(entry.coded_digest) is None and (oldest := self._files.oldest_to_close) is not None:
+            self._sync(journal)
+            self._files.close(oldest)
         if not self._unsynced_bytes:
             self._due_sync = time.monotonic() + SYNC_S
-        opened.unsynced = True
-        for start, end in opened.have.missing(offset + len(piece), offset):  # finished bytes may be hashed already
-            at = start
-            while at < end:
-                count = os.pwrite(opened.descriptor, piece[at - offset : end - offset], at)
-                at += count
-                self._unsynced_bytes += count
-
-    def _open_partial(self, entry: ObjectEntry, journal: ReceiverJournal) -> _Open:
-        if len(self._open) >= OPEN_FILES_MAX:
-            self._sync(journal)
-            self._close(next(iter(self._open)))
-        self._make_room(entry, journal)
-        have = RangeSet(journal.open_partial(partial_of(entry), time.time()))
-        descriptor = os.open(self.path(entry), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        try:
-            if os.fstat(descriptor).st_size != entry.geometry.size:  # new, or no more what the journal speaks of
-                have = RangeSet()
-                self._digests.forget(entry.coded_digest)
-                journal.save_ranges([(entry.coded_digest, [])], time.time())
-                os.ftruncate(descriptor, entry.geometry.size)
-            sync_folder(self.partial)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return _Open(entry, descriptor, have)
-
-    def _make_room(self, entry: ObjectEntry, journal: ReceiverJournal) -> None:
-        """Give up the partial objects that nothing was added to for longest, as far as *space* demands it."""
-        partials = [partial for partial, _, _ in journal.partials()]
-        used = sum(partial.coded_size for partial in partials if partial.coded_digest != entry.coded_digest)
-        for partial in partials:
-            if used + entry.geometry.size <= self.space:
-                return
-            digest = partial.coded_digest
-            if digest == entry.coded_digest or digest in self._taking:
-                continue
-            self._close(digest)
-            self._digests.forget(digest)
-            journal.close_partial(digest)
-            self.path(entry_of(partial)).unlink(missing_ok=True)
-            self.results.append(PartialForgotten(digest))
-            log.warning(
-                "partial_given_up", digest=partial.digest, bytes=partial.coded_size, reason="limits.partial_space"
-            )
-            used -= partial.coded_size
-
-    def _close(self, coded_digest: str) -> None:
-        opened = self._open.pop(coded_digest, None)
-        if opened is not None:
-            os.close(opened.descriptor)
+        self._unsynced_bytes += self._files.write(entry, offset, piece, journal)
 
     def _sync(self, journal: ReceiverJournal) -> None:
         """Bytes first, then the journal's word that they are there."""
-        dirty = [(digest, opened) for digest, opened in self._open.items() if opened.unsynced]
-        for digest, opened in dirty:
-            self._patiently(lambda digest=digest, opened=opened: self._sync_file(digest, opened.descriptor))  # type: ignore[misc]
+        dirty = self._files.unsynced()
+        for opened in dirty:
+            self._patiently(lambda opened=opened: self._files.sync(opened))  # type: ignore[misc]
         if dirty:
-            finished = [(digest, list(opened.have)) for digest, opened in dirty]
+            finished = [(opened.entry.coded_digest, list(opened.have)) for opened in dirty]
             self._patiently(lambda: journal.save_ranges(finished, time.time()))
-        for _, opened in dirty:
+        for opened in dirty:
             opened.unsynced = False
         self._unsynced_bytes = 0
 
-    def _sync_file(self, coded_digest: str, descriptor: int) -> None:
-        try:
-            os.fdatasync(descriptor)
-        except OSError:  # what was hashed from memory may never have reached the disk: hash it anew
-            self._digests.forget(coded_digest)
-            raise
+    def _forgotten(self, partial: Partial, reason: str) -> None:
+        self.results.append(PartialForgotten(partial, reason))
+        log.warning("partial_given_up", digest=partial.digest, bytes=partial.coded_size, reason=reason)
 
-    def _patiently(self, action: Callable[[], _T]) -> _T:
+    def _patiently(self, action: Callable[[], _T], place: str = "partial") -> _T:
         """Retry while disk or journal fail: what was received is not thrown away for want of room."""
-        told = False
         while True:
             try:
                 result = action()
-            except (OSError, StorageFull, sqlite3.OperationalError) as error:
-                if not told:
-                    log.error("disk_failed", error=str(error), retry_s=RETRY_S)
-                    told = True
+            except _FAILURES as error:
+                self.trouble.began("disk_failed", place, str(error))
                 if self._stopping.wait(RETRY_S):
                     raise
             else:
-                if told:
-                    log.info("disk_works_again")
+                self.trouble.ended("disk_failed", place)
                 return result
 
     # --- the intake thread -----------------------------------------------------------------------------------------
@@ -388,19 +327,75 @@ class Assembler:
         writers = ThreadPoolExecutor(WRITERS, "keep", name_thread, ("keep",))
         try:
             intake = Intake(
-                self.spool, journal, self.trust, writers, now=time.time, interrupted=self._stopping.is_set
+                self.spool,
+                journal,
+                self.trust,
+                writers,
+                now=time.time,
+                interrupted=self._stopping.is_set,
+                floor=self.floor,
+                refusals=Refusals(Audit(self.journal_path.with_name(AUDIT_NAME), "capture")),
             )
-            while (item := self._whole.get()) is not None:
-                owner, coded = item
-                if time.monotonic() >= self._give_up_at:
-                    self._leaves_memory(coded)
-                elif isinstance(coded, bytes) and self._is_plain(owner.entry):
-                    writers.submit(self._guarded, functools.partial(self._take, intake, None, owner, coded))
-                else:
-                    self._take(intake, journal, owner, coded)
+            while True:
+                try:
+                    item = self._whole.get(timeout=RETRY_S if self._deferred else None)
+                    if item is None:
+                        break
+                    self._admit(intake, journal, writers, *item)
+                except queue.Empty:
+                    pass
+                if self._deferred and time.monotonic() >= self._due_deferred:
+                    waiting, self._deferred = self._deferred, []
+                    for each in waiting:
+                        self._admit(intake, journal, writers, *each)
         finally:
             writers.shutdown()
             journal.close()
+
+    def _admit(
+        self,
+        intake: Intake,
+        journal: ReceiverJournal,
+        writers: ThreadPoolExecutor,
+        owner: IncomingObject,
+        coded: Path | bytes,
+        head: Head | None = None,
+    ) -> None:
+        if time.monotonic() >= self._give_up_at:
+            self._leaves_memory(coded)
+        elif not self._room_to_decode(owner, coded):
+            self._defer(owner, coded, head)
+        elif isinstance(coded, bytes) and self._is_plain(owner.entry):
+            writers.submit(self._guarded, functools.partial(self._take, intake, None, owner, coded))
+        else:
+            if head is None and isinstance(coded, Path):
+                head = self._digests.take(owner.entry.coded_digest)
+            self._take(intake, journal, owner, coded, head)
+
+    def _room_to_decode(self, owner: IncomingObject, coded: Path | bytes) -> bool:
+        """Whether the content of an object leaves the reserve free: journal and releases come first."""
+        entry = owner.entry
+        new = entry.content_size if entry.coding is Coding.ZSTD or isinstance(coded, bytes) else 0
+        if entry.kind is not Kind.BLOB or new <= ALWAYS_BYTES:
+            return True
+        try:
+            short = self._files.reserve.short(new)
+        except OSError:
+            return True  # writing says it better
+        if short > 0:
+            self.trouble.began("disk_low", "spool", f"{short} bytes too few to decode {entry.digest}")
+        return short <= 0
+
+    def _defer(self, owner: IncomingObject, coded: Path | bytes, head: Head | None) -> None:
+        """Let an object wait for the disk: in its file, or in memory as far as that is bounded."""
+        waiting = sum(len(each) for _, each, _ in self._deferred if isinstance(each, bytes))
+        if isinstance(coded, bytes) and waiting + len(coded) > WAITING_BYTES_MAX // 2:
+            self._leaves_memory(coded)
+            self._taking.discard(owner.entry.coded_digest)
+            self.results.append(ObjectRefused(owner, Drop.NO_ROOM, "limits.disk_reserve"))
+            return
+        self._deferred.append((owner, coded, head))
+        self._due_deferred = time.monotonic() + RETRY_S
 
     def _is_plain(self, entry: ObjectEntry) -> bool:
         """Whether taking the object in touches the spool alone, so that any thread may do it in any order."""
@@ -412,22 +407,43 @@ class Assembler:
             self._room.notify()
 
     def _take(
-        self, intake: Intake, journal: ReceiverJournal | None, owner: IncomingObject, coded: Path | bytes
+        self,
+        intake: Intake,
+        journal: ReceiverJournal | None,
+        owner: IncomingObject,
+        coded: Path | bytes,
+        head: Head | None = None,
     ) -> None:
-        """Take one object in; without a journal (in a writer thread) one that has no partial file."""
+        """Take one object in; without a journal (in a writer thread) one that has no partial file.
+
+        *head* is its digest as far as it is known. What is in a file waits there while the disk fails, and holds
+        nothing else up.
+        """
         entry = owner.entry
-        head = self._digests.take(entry.coded_digest) if isinstance(coded, Path) else None
         result: Result
         try:
-            result = ObjectTaken(owner, self._patiently(lambda: intake.take(entry, coded, head)))
+            if isinstance(coded, Path):
+                head = head or Head()
+                result = ObjectTaken(owner, intake.take(entry, coded, head))
+            else:
+                result = ObjectTaken(owner, self._patiently(lambda: intake.take(entry, coded), "spool"))
         except WireError as error:
             result = ObjectRefused(owner, error.drop, error.detail)
         except Interrupted:
-            return  # the file and the journal's word stay for the next start
-        finally:
             self._leaves_memory(coded)
+            return  # the file and the journal's word stay for the next start
+        except _FAILURES as error:
+            if self._stopping.is_set():
+                raise
+            self.trouble.began("disk_failed", "spool", str(error))
+            self._defer(owner, coded, head)
+            return
+        self._leaves_memory(coded)
         if journal is not None and (isinstance(coded, Path) or self.path(entry).exists()):
-            self._patiently(lambda: journal.close_partial(entry.coded_digest))
-            self._patiently(lambda: self.path(entry).unlink(missing_ok=True))
+            self._patiently(lambda: journal.close_partial(entry.coded_digest), "spool")
+            self._patiently(lambda: self.path(entry).unlink(missing_ok=True), "spool")
+        if not self._deferred:
+            self.trouble.ended("disk_failed", "spool")
+            self.trouble.ended("disk_low", "spool")
         self._taking.discard(entry.coded_digest)
         self.results.append(result)

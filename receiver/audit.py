@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, Final
 from runtime.durable import sync_folder, write_durably
 from runtime.errors import UserError
 
+AUDIT_NAME: Final = "audit.jsonl"  # in the state folder
 FILE_MODE: Final = 0o640
 LINE_BYTES_MAX: Final = 64 * 1024  # longer texts are cut, so that a line is one write and one read
 TEXT_CHARS_MAX: Final = 4096
@@ -98,9 +99,8 @@ class Audit:
         left unfinished is moved to a file beside the log first, and a record says so. Broken if the last whole line
         is none of ours.
         """
-        handle = self._open()
+        handle = self._locked()
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
             head = self._keep_torn_aside(handle, _head(handle))
             aside = self._aside(head.seq + 1)
             if aside.exists():
@@ -164,6 +164,25 @@ class Audit:
             return _head(handle)
         finally:
             os.close(handle)
+
+    def _locked(self) -> int:
+        """Return the open log, locked; not one that was moved away while we waited for the lock."""
+        while True:
+            handle = self._open()
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                if self._is_at_path(handle):
+                    return handle
+            except BaseException:
+                os.close(handle)
+                raise
+            os.close(handle)
+
+    def _is_at_path(self, handle: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(handle), os.stat(self.path))
+        except FileNotFoundError:
+            return False
 
     def _open(self) -> int:
         flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC

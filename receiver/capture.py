@@ -2,7 +2,7 @@
 
     diode ═▶ lane.py (link, protocol.Decoder) ─────┬▶ assemble.py (threads) ─▶ intake.py ─▶ spool, journal
     diode ═▶ lane_process.py ─▶ far_lane.py ───────┤  what of it is needed: wanted.py
-                                                   └▶ ledger.py (thread) ─▶ journal: counters, beacons, status
+                                                   └▶ ledger.py (thread) ─▶ journal: counters, beacons, status, alarms
 
 The loop here only receives, decodes and hands over. It waits for no disk and no lock, with two exceptions: the epoch
 of a new session has to be on disk before anything of that session counts; and while every block buffer is on its way
@@ -12,6 +12,7 @@ credentials.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import sys
 import time
@@ -36,17 +37,26 @@ from protocol.events import (
 )
 from protocol.incoming import IncomingBlock
 from protocol.trust import Remembered, TrustedSenders
-from receiver.assemble import Assembler, Block, BlockWritten, ObjectRefused, ObjectTaken, PartialForgotten
+from protocol.wire import symbol_bytes
+from receiver import integrity
+from receiver.assemble import Assembler
 from receiver.config import ReceiverSettings
 from receiver.far_lane import FarBlock, FarEvent, FarLane
+from receiver.floor import Floor
+from receiver.incidents import Incident
 from receiver.journal import ReceiverJournal
 from receiver.lane import NAP_S, SWITCH_INTERVAL_S, Figures, Lane
 from receiver.ledger import Ledger
 from receiver.link import Link
+from receiver.margin import is_margin
 from receiver.messages import Begin
+from receiver.partial_files import Bounds
+from receiver.pulse import Pulse
+from receiver.results import Block, BlockWritten, ObjectRefused, ObjectTaken, PartialForgotten
 from receiver.senders import Trust, trust
 from receiver.wanted import Wanted
 from runtime import keys, logs, notify
+from runtime.alone import alone
 from runtime.errors import UserError
 from runtime.signals import StopFlag
 from runtime.threads import name_thread
@@ -67,16 +77,22 @@ log = structlog.get_logger()
 def main(settings: ReceiverSettings, once: bool = False) -> int:
     """Run the role until stopped (``once`` changes nothing here: publish knows when all is done)."""
     logs.configure(settings.logs.format, settings.logs.level)
+    with alone(settings.state, "capture"):
+        return _main(settings)
+
+
+def _main(settings: ReceiverSettings) -> int:
     name_thread("capture")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     private = keys.load_hpke_key(settings.hpke_key, created_by=ReceiverSettings.created_by)
     trusted = trust(settings)
-    journal = ReceiverJournal(settings.journal)
     link = Link(settings.listen.on, settings.listen.receive_buffer, gro=settings.listen.gro)
-    remembered = Remembered(epochs=journal.epochs())
+    floor = integrity.begin(settings.journal, trusted)
+    journal = ReceiverJournal(settings.journal)
+    remembered = Remembered(epochs=dict(floor.marks.epochs))
     lanes = settings.listen.lanes
     decoder = Decoder(trusted.senders, private, remembered, lane=0 if lanes > 1 else None)
-    capture = _Capture(settings, journal, Lane(link, decoder), trusted, remembered)
+    capture = _Capture(settings, journal, Lane(link, decoder), trusted, remembered, floor)
     with StopFlag() as stop:
         try:
             begins = [_begin(number, settings, private, trusted.senders, remembered) for number in range(1, lanes)]
@@ -127,15 +143,18 @@ class _Capture:
         lane: Lane,
         trusted: Trust,
         remembered: Remembered,
+        floor: Floor | None = None,
     ) -> None:
         self._settings = settings
         self._journal = journal
         self._lane = lane
         self._spool = BlobStore(settings.spool)
-        self._assembler = Assembler(
-            self._spool, settings.partial, settings.journal, trusted, settings.limits.partial_space
-        )
-        self._ledger = Ledger(settings.journal)
+        self._floor = floor or Floor(settings.state)
+        limits = settings.limits
+        bounds = Bounds(limits.partial_space, limits.partial_age, limits.disk_reserve)
+        self._assembler = Assembler(self._spool, settings.partial, settings.journal, trusted, bounds, self._floor)
+        self._ledger = Ledger(settings.journal, settings.alarms)
+        self._pulse = Pulse()
         self._remembered = remembered
         self._far: list[FarLane] = []
         self._lanes: list[Lane | FarLane] = [lane]
@@ -152,6 +171,7 @@ class _Capture:
         self._told: set[Drop] = set()
         self._stop: StopFlag | None = None
         self._session: dict[str, Any] | None = None
+        self._symbol_bytes = 0
         self._last_beacon = 0.0
         self._due_live = 0.0
         self._rate_mark = (time.monotonic(), 0)
@@ -174,6 +194,8 @@ class _Capture:
         self._stop = stop
         while not stop.is_set():
             if self._assembler.failed is not None or not self._ledger.alive:
+                with contextlib.suppress(OSError):
+                    self._floor.keep()  # the whole state folder may have vanished
                 raise UserError(
                     "capture stopped: a thread failed, see the log line before"
                 ) from self._assembler.failed
@@ -239,6 +261,7 @@ class _Capture:
                 self._wanted.announced(announced)
             case BeaconReceived(_, session, beacon):
                 self._last_beacon = time.time()
+                self._pulse.beacon(session, beacon)
                 self._ledger.heard(beacon.newest, self._last_beacon)
                 if beacon.closing:
                     self._closed.setdefault(session, self._last_beacon)
@@ -274,6 +297,7 @@ class _Capture:
             "sender": sender.hex(),
             "datagram_bytes": parameters.datagram_bytes,
         }
+        self._symbol_bytes = symbol_bytes(parameters.datagram_bytes)
         self._sessions[sender] = parameters.session_id
         running = set(self._sessions.values())
         self._closed = {session: when for session, when in self._closed.items() if session in running}
@@ -292,8 +316,9 @@ class _Capture:
         told = False
         while True:
             try:
+                self._floor.epoch(sender, parameters.epoch, parameters.session_id)
                 self._journal.save_epoch(sender, parameters.epoch, parameters.session_id)
-            except sqlite3.OperationalError as error:
+            except (OSError, sqlite3.OperationalError) as error:
                 if not told:
                     log.error("journal_failed", error=str(error), retry_s=RETRY_S)
                     told = True
@@ -313,12 +338,20 @@ class _Capture:
                 case BlockWritten(block):
                     self._give_back(block)
                     self._wanted.written(result)
+                    self._pulse.sending(block.owner.entry.digest)
+                    if result.no_room:
+                        self._lane.decoder.counters.drops[Drop.NO_ROOM] += 1
                 case ObjectTaken():
                     self._wanted.taken(result)
-                case ObjectRefused():
+                case ObjectRefused(owner, drop, detail):
                     self._wanted.refuse(result)
-                case PartialForgotten(coded_digest):
-                    self._wanted.start_again(coded_digest)
+                    entry = owner.entry
+                    self._ledger.note(
+                        Incident("object_dropped", entry.digest, drop.value, detail, entry.content_size)
+                    )
+                case PartialForgotten(partial, reason):
+                    self._wanted.start_again(partial.coded_digest)
+                    self._ledger.note(Incident("partial_given_up", partial.digest, reason, bytes=partial.coded_size))
 
     def _tell_strangers(self) -> None:
         """Say once why announcements are refused: to whoever set up keys, silence would look like a broken link."""
@@ -338,9 +371,16 @@ class _Capture:
         rate = (counts["bytes"] - bytes_before) * 8 / (now - before) if now > before else 0.0
         self._rate_mark = (now, counts["bytes"])
         drops = {name.removeprefix("drop."): count for name, count in counts.items() if name.startswith("drop.")}
+        self._pulse.turn(counts, drops)
+        self._assembler.live_s = self._pulse.live_s
+        on_wire = self._pulse.on_wire
+        if on_wire is not None and (digest := self._wanted.named(*on_wire)) is not None:
+            self._pulse.sending(digest)
         document = {
             "state": state,
-            **{name: count for name, count in counts.items() if not name.startswith("drop.")},
+            **{name: count for name, count in counts.items() if not name.startswith("drop.") and not is_margin(name)},
+            **self._pulse.document(drops, self._symbol_bytes),
+            "trouble": self._assembler.trouble.document(),
             "drops": drops,
             "worst_repair": max((lane.worst_repair for lane in lanes), key=lambda of: of[0] / max(1, of[1])),
             "session": self._session,

@@ -6,10 +6,14 @@ import asyncio
 import os
 import shutil
 import socket
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from judging.policy import load_keys
 from oci.errors import OciError
 from receiver.config import ReceiverSettings
+from receiver.publish_config import TargetSection
 from receiver.senders import trust
 from receiver.target import check_target
 from runtime.errors import UserError, print_error
@@ -23,9 +27,14 @@ def check(config: Path) -> int:
     settings = load_settings(config, ReceiverSettings)
     print(f"ok: {config}: the settings are right")
     failures = 0
-    for trial in (_own_key, _senders, _address, _state, _target):
+    trials: list[Callable[[], str]] = [
+        partial(trial, settings) for trial in (_own_key, _senders, _border, _address, _state)
+    ]
+    publish = settings.publish
+    trials += [partial(_target, publish.where(name), target) for name, target in publish.each().items()]
+    for trial in trials:
         try:
-            print(f"ok: {trial(settings)}", flush=True)
+            print(f"ok: {trial()}", flush=True)
         except (UserError, OciError) as error:
             failures += 1
             print_error(error)
@@ -41,6 +50,20 @@ def _senders(settings: ReceiverSettings) -> str:
     trust(settings)
     prints = ", ".join(fingerprint(load_signing_public(path)) for path in settings.senders)
     return f"trusted senders: {prints}"
+
+
+def _border(settings: ReceiverSettings) -> str:
+    border = settings.border
+    policies = [border.verify, *(rule.verify for rule in border.rules)]
+    keys = sum(len(load_keys(policy).keys) for policy in policies)
+    for run in (policy.hook.run[0] for policy in policies if policy.hook is not None):
+        if shutil.which(run) is None:
+            raise UserError(f"border: verify.hook.run: {run}: is no executable file; chmod +x it, or mend the path")
+    return f"border: {len(border.rules)} rules, {keys} cosign keys, hold: {_words(border.hold)}"
+
+
+def _words(value: str | tuple[str, ...]) -> str:
+    return value if isinstance(value, str) else ", ".join(value)
 
 
 def _address(settings: ReceiverSettings) -> str:
@@ -64,5 +87,5 @@ def _state(settings: ReceiverSettings) -> str:
     return f"state: {settings.state}: can be written, {human_bytes(shutil.disk_usage(folder).free)} free"
 
 
-def _target(settings: ReceiverSettings) -> str:
-    return asyncio.run(check_target(settings.publish))
+def _target(key: str, target: TargetSection) -> str:
+    return asyncio.run(check_target(key, target))

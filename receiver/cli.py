@@ -107,14 +107,6 @@ def status(as_json: Json = False, config: Config = None) -> None:
     raise typer.Exit(show(settings_of(config), as_json=as_json))
 
 
-@app.command(epilog=examples("checkvalve-receiver missing --json"))
-def missing(as_json: Json = False, config: Config = None) -> None:
-    """List what the newest releases need and is not here; exit code 1 if that is anything."""
-    from receiver.status import missing as show
-
-    raise typer.Exit(show(settings_of(config), as_json=as_json))
-
-
 @app.command(epilog=examples("checkvalve-receiver doctor --rate 1Gbit", "checkvalve-receiver doctor --json"))
 def doctor(
     rate: Annotated[
@@ -146,6 +138,13 @@ def doctor(
         interface=interface,
     )
     raise typer.Exit(look.doctor(settings_of(config), facts, as_json=as_json))
+
+
+import receiver.cli_border  # noqa: E402 - registers its commands after ours
+import receiver.cli_keeping  # noqa: E402
+import receiver.cli_knowing  # noqa: E402
+import receiver.cli_missing  # noqa: E402
+import receiver.cli_nodes  # noqa: E402, F401
 
 
 def main() -> int:

@@ -49,6 +49,18 @@ def listed(image: ReleaseImage) -> dict[str, Content]:
     return found
 
 
+def references(image: ReleaseImage) -> dict[str, str]:
+    """Return all that leads to the image in a target, tags and digests, each with the digest it leads to."""
+    found = {image.root.digest: image.root.digest}
+    found |= {referrer.digest: referrer.digest for referrer in image.referrers}
+    return found | tags(image)
+
+
+def tags(image: ReleaseImage) -> dict[str, str]:
+    """Return every tag of the image, those of what hangs on it too, with the digest it leads to."""
+    return dict(image.extra_tags) | dict.fromkeys(image.tags, image.root.digest)
+
+
 def absent(blobs: BlobStore, contents: Iterable[Content]) -> list[Content]:
     """Return those of *contents* that the spool does not hold; ContentMismatch if one is there in another size."""
     found = []

@@ -8,13 +8,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from runtime.settings import ConfigPath, Duration, HostPort, Rate, Section, Settings, Size, spelt
-
-_URL = spelt(r"https?://[^/\s]+/?", "not the address of a registry; give e.g. https://registry.internal:5000")
-_PREFIX = spelt(
-    r"(?:[a-z0-9]+(?:[._/-][a-z0-9]+)*)?",
-    "not the beginning of a repository name; give lower-case letters and digits, joined by single . _ - or /",
-)
+from receiver.audit import AUDIT_NAME
+from receiver.border_model import BorderSettings
+from receiver.publish_config import Publish
+from receiver.retention_settings import BY_DEFAULT, Retention
+from runtime.settings import ConfigPath, Duration, HostPort, Rate, Ratio, Section, Settings, Size, spelt
 
 _COLLECTION = spelt(
     r"\*|[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?",
@@ -27,7 +25,6 @@ class Listen(Section):
 
     on: HostPort
     receive_buffer: Size = 32 * 2**20
-    silence_alarm: Duration = 30.0
     lanes: Annotated[int, Field(ge=1, le=16)] = 1
     gro: Literal["auto", "mmsg", "off"] = "auto"
     rate: Rate | None = None  # what the diode carries: only doctor asks
@@ -43,38 +40,16 @@ class Limits(Section):
 
     object_size: Size = 64 * 2**30
     partial_space: Size = 200 * 2**30
+    partial_age: Duration = 30 * 86_400.0  # of a live link, without a byte gained
+    disk_reserve: Size | None = None  # None: 1 GiB, at most a twentieth of the file system
 
 
-class RegistryTarget(Section):
-    """The internal registry."""
+class Alarms(Section):
+    """When status and log raise an alarm."""
 
-    url: Annotated[str, _URL]
-    ca: ConfigPath | None = None
-    docker_config: ConfigPath | None = None
-
-
-class Serve(Section):
-    """Serving the published layout read-only as a registry."""
-
-    on: HostPort
-
-
-class Publish(Section):
-    """Where images go: a registry or an OCI layout, and under which name."""
-
-    registry: RegistryTarget | None = None
-    layout: ConfigPath | None = None
-    serve: Serve | None = None
-    prefix: Annotated[str, _PREFIX] = "internal"
-    parallel: Annotated[int, Field(ge=1, le=64)] = 4
-
-    @model_validator(mode="after")
-    def _one_target(self) -> Publish:
-        if (self.registry is None) == (self.layout is None):
-            raise ValueError("give either registry or layout")
-        if self.serve is not None and self.layout is None:
-            raise ValueError("serve needs layout")
-        return self
+    silence: Duration = 30.0  # no datagram, or no beacon that is new
+    behind: Duration = 600.0  # a release is heard of and does not come
+    repair_used: Annotated[Ratio, Field(gt=0, le=1)] = 0.8  # of the repair symbols, by the worst block of an hour
 
 
 class Approvals(Section):
@@ -109,7 +84,10 @@ class ReceiverSettings(Settings):
     approvals: dict[Annotated[str, _COLLECTION], Approvals] = Field(default_factory=dict)  # "*": all others
     listen: Listen
     publish: Publish
+    border: BorderSettings = BorderSettings()
     limits: Limits = Limits()
+    alarms: Alarms = Alarms()
+    retention: Retention = BY_DEFAULT
     logs: Logs = Logs()
 
     @property
@@ -130,4 +108,14 @@ class ReceiverSettings(Settings):
     @property
     def audit(self) -> Path:
         """The audit log: what was decided about releases and images, and by whom."""
-        return self.state / "audit.jsonl"
+        return self.state / AUDIT_NAME
+
+    @property
+    def retention_lock(self) -> Path:
+        """Held by who reads or adds old contents, and alone by who removes them."""
+        return self.state / "retention.lock"
+
+    @property
+    def publish_lock(self) -> Path:
+        """Held by publish roles, and alone by ``gc``."""
+        return self.state / "publish.lock"

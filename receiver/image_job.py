@@ -1,4 +1,4 @@
-"""One image of a release on its way into the target: wait for its content, push, try again, note how it stands.
+"""One image of a release on its way into one target: wait for its content, push, try again, note how it stands.
 
 Each image is on its own: none waits for another, and the failure of one stops no other. Which images are wanted is
 decided in publish.py.
@@ -20,12 +20,14 @@ from oci.descriptor import Descriptor, short_digest
 from oci.errors import ContentMismatch, NotFound, OciError, Refused, StorageFull
 from oci.http import Transient
 from protocol.release import Content, ReleaseImage
-from receiver.closure import IncompleteImage, absent, listed, plan
+from receiver.border import Border, HeldAtBorder
+from receiver.closure import IncompleteImage, absent, listed, references
+from receiver.gates import Gates
 from receiver.journal import ReceiverJournal, ReleaseRow
-from receiver.mapping import target_repository
-from receiver.push import Moved, NotKept, Pusher, is_published
+from receiver.mapping import Mapping
+from receiver.push import Moved, NotKept, Sink
 
-State = Literal["receiving", "publishing", "published", "failed"]
+State = Literal["receiving", "publishing", "published", "failed", "held"]
 log = structlog.get_logger()
 
 
@@ -38,6 +40,7 @@ class Pace:
     retry_max: float = 30.0
     failed: float = 60.0  # first wait after a refusal that a person has to mend
     failed_max: float = 900.0
+    keep: float = 60.0  # how often retention looks
     # What --once does when all was complete before: a sender that has just begun may still be fetching what is new.
     silence: float = 2.5  # beacons come about once a second; after this it has ended
     settle: float = 20.0  # one that goes on is not waited for any longer
@@ -61,18 +64,22 @@ class Arrivals:
 
 @dataclass(slots=True)
 class Workshop:
-    """What all jobs share."""
+    """What all jobs of one target share."""
 
     spool: BlobStore
     journal: ReceiverJournal
-    pusher: Pusher
-    prefix: str
+    target: str  # its name in the settings
+    place: str  # for people
+    sink: Sink
+    mapping: Mapping
+    border: Border
     parallel: int
     published: dict[tuple[str, str], str]  # (repository, tag or digest) -> digest, as the journal has it
-    rival: Callable[[ReleaseRow, str, ReleaseImage], str | None]  # why another collection's claim goes first
+    rival: Callable[[ImageJob, str], str | None]  # why another image's claim to a tag goes first
     pace: Pace = field(default_factory=Pace)
     rng: random.Random = field(default_factory=random.Random)
     arrivals: Arrivals = field(default_factory=Arrivals)
+    gates: Gates = field(default_factory=Gates)
     slots: asyncio.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,15 +98,7 @@ class _Noted:
 
 
 class TagTaken(OciError):
-    """Two collections claim one tag for different images."""
-
-
-def references(image: ReleaseImage) -> dict[str, str]:
-    """Return all that leads to the image in the target, tags and digests, each with the digest it leads to."""
-    found = {image.root.digest: image.root.digest}
-    found |= {referrer.digest: referrer.digest for referrer in image.referrers}
-    found |= dict(image.extra_tags)
-    return found | dict.fromkeys(image.tags, image.root.digest)
+    """Two images claim one tag."""
 
 
 class ImageJob:
@@ -113,7 +112,8 @@ class ImageJob:
         self.changed = False  # this process has put something into the target
         self.moved = Moved()
         self.total_bytes = sum(content.size for content in listed(image).values())
-        self._shop = shop
+        self.shop = shop
+        self.path: str | None = None  # its name in the target, once it is known to have one
         self._noted: _Noted | None = None
 
     def rebind(self, row: ReleaseRow) -> None:
@@ -122,13 +122,22 @@ class ImageJob:
         if self._noted is not None:
             self._write(replace(self._noted, sequence=row.sequence))
 
+    def name_in_target(self) -> str:
+        """Return what the image is called in the target; ReferenceError_ if that is no name."""
+        if self.path is None:
+            self.path = self.shop.mapping.name(self.image.name)
+        return self.path
+
     async def run(self) -> None:
         """Keep at it until the image is published."""
-        pace, waits, failures = self._shop.pace, 0, 0
+        pace, waits, failures = self.shop.pace, 0, 0
         while True:
             try:
                 await self._attempt()
                 return
+            except HeldAtBorder as error:
+                self._hold(str(error))
+                await error.wait()
             except IncompleteImage as error:
                 self._fail(str(error), missing=error.missing)
                 await self._until_here(error.missing, self._delay(pace.failed, pace.failed_max, failures))
@@ -143,7 +152,13 @@ class ImageJob:
                     waits += 1
                     asked = getattr(error, "retry_after_seconds", None)
                     delay = max(delay, min(asked or 0.0, pace.failed_max))
-                    log.warning("image_waits", image=self.image.name, error=str(error), retry_s=round(delay, 1))
+                    log.warning(
+                        "image_waits",
+                        target=self.shop.target,
+                        image=self.image.name,
+                        error=str(error),
+                        retry_s=round(delay, 1),
+                    )
                     self._note("publishing", error=str(error))
                 else:
                     delay = self._delay(pace.failed, pace.failed_max, failures)
@@ -152,32 +167,34 @@ class ImageJob:
                 await asyncio.sleep(delay)
 
     async def _attempt(self) -> None:
-        shop, image = self._shop, self.image
-        path = target_repository(image.name, shop.prefix)
-        rival = shop.rival(self.row, path, image)
+        shop, image = self.shop, self.image
+        path = self.name_in_target()
+        rival = shop.rival(self, path)
         if rival is not None:
             raise TagTaken(rival)
+        shop.border.refuse_rejected(image)
         wanted = references(image)
         if all(shop.published.get((path, reference)) == digest for reference, digest in wanted.items()):
-            async with shop.slots:
-                if await is_published(shop.pusher.target.repository(path), wanted):
+            async with shop.slots, shop.gates.using(path):
+                if await shop.sink.holds(image, path):
                     self._published()
                     return
         await self._all_listed()
-        async with shop.slots:
-            whole = await asyncio.to_thread(plan, shop.spool, image)
+        whole = await shop.border.admit(self.row, image)
+        async with shop.slots, shop.gates.using(path):
+            shop.border.refuse_rejected(image)  # it may have waited long for its turn
             self._note("publishing")
             self.moved, started = Moved(), time.monotonic()
-            await shop.pusher.push(whole, path, self.moved)
-        now = time.time()
-        for reference, digest in wanted.items():
-            shop.journal.note_published(self.row, path, reference, digest, now)
-            shop.published[path, reference] = digest
-        shop.journal.note_locations(path, [blob.digest for blob in whole.blobs])
+            await shop.sink.push(image, whole, path, self.moved)
+            await shop.border.published(self.row, image, f"{shop.place}/{path}")
+            shop.journal.note_published(self.row, path, wanted, time.time(), target=shop.target)
+            shop.published.update({(path, reference): digest for reference, digest in wanted.items()})
+            shop.journal.note_locations(path, [blob.digest for blob in whole.blobs], shop.target)
         self.changed = True
         self._published()
         log.info(
             "image_published",
+            target=shop.target,
             image=image.name,
             tags=list(image.tags),
             digest=image.root.digest,
@@ -192,8 +209,8 @@ class ImageJob:
         """Wait until all that the release lists is in the spool."""
         missing = list(listed(self.image).values())
         while True:
-            arrival = self._shop.arrivals.next()
-            missing = await asyncio.to_thread(absent, self._shop.spool, missing)
+            arrival = self.shop.arrivals.next()
+            missing = await asyncio.to_thread(absent, self.shop.spool, missing)
             if not missing:
                 return
             self._note("receiving", missing=missing)
@@ -205,8 +222,8 @@ class ImageJob:
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
-                    arrival = self._shop.arrivals.next()
-                    if not await asyncio.to_thread(absent, self._shop.spool, wanted):
+                    arrival = self.shop.arrivals.next()
+                    if not await asyncio.to_thread(absent, self.shop.spool, wanted):
                         return
                     await arrival.wait()
         except (TimeoutError, OciError):
@@ -214,7 +231,7 @@ class ImageJob:
 
     async def _anything_absent(self) -> bool:
         try:
-            return bool(await asyncio.to_thread(absent, self._shop.spool, listed(self.image).values()))
+            return bool(await asyncio.to_thread(absent, self.shop.spool, listed(self.image).values()))
         except ContentMismatch:
             return False  # the next attempt meets it as well
 
@@ -223,9 +240,9 @@ class ImageJob:
         dropped = False
         for digest in listed(self.image):
             try:
-                await asyncio.to_thread(self._shop.spool.verify, digest)
+                await asyncio.to_thread(self.shop.spool.verify, digest)
             except ContentMismatch as error:
-                await asyncio.to_thread(self._shop.spool.remove, digest)
+                await asyncio.to_thread(self.shop.spool.remove, digest)
                 log.error("damaged_content_removed", error=str(error))
                 dropped = True
             except NotFound:
@@ -245,9 +262,21 @@ class ImageJob:
         self.failed = False
         self._note("published")
 
+    def _hold(self, reason: str) -> None:
+        if self.state != "held":
+            log.warning("image_held", image=self.image.name, tags=list(self.image.tags), reason=reason)
+        self.failed = True  # only a person, or another release, can mend it
+        self._note("held", error=reason)
+
     def _fail(self, error: str, missing: tuple[Descriptor, ...] = ()) -> None:
         self.failed = True
-        log.error("image_not_published", image=self.image.name, tags=list(self.image.tags), error=error)
+        log.error(
+            "image_not_published",
+            target=self.shop.target,
+            image=self.image.name,
+            tags=list(self.image.tags),
+            error=error,
+        )
         self._note("failed", missing=missing, error=error)
 
     def _note(
@@ -265,7 +294,7 @@ class ImageJob:
         if noted == self._noted:
             return
         self._noted = noted
-        self._shop.journal.note_image(
+        self.shop.journal.note_image(
             self.row,
             self.image.name,
             self.image.root.digest,
@@ -275,10 +304,11 @@ class ImageJob:
             missing_bytes=noted.missing_bytes,
             total_bytes=self.total_bytes,
             error=noted.error,
+            target=self.shop.target,
         )
 
     def _delay(self, first: float, most: float, attempt: int) -> float:
-        return min(most, first * 2.0 ** min(attempt, 30)) * self._shop.rng.uniform(0.5, 1.0)
+        return min(most, first * 2.0 ** min(attempt, 30)) * self.shop.rng.uniform(0.5, 1.0)
 
     def __str__(self) -> str:
         return f"{self.image.name}@{short_digest(self.image.root.digest)}"

@@ -26,7 +26,9 @@ from protocol.objects import Coding, Kind, ObjectEntry
 from protocol.release import SignedRelease, check_order
 from protocol.trust import ReleaseMark
 from receiver.digests import Head
+from receiver.floor import Floor, Marks
 from receiver.journal import ReceiverJournal
+from receiver.refusals import Refusals
 from receiver.senders import Trust
 
 _READ_BYTES: Final = 1024 * 1024
@@ -53,7 +55,7 @@ class Intake:
 
     *writers* runs several small writes at once: their fsyncs share a commit of the file system's journal, which is
     six times faster than one after the other. *interrupted* is asked between pieces of a file; reading a large one
-    takes longer than a service may to stop.
+    takes longer than a service may to stop. *floor* hears of every release before it counts.
     """
 
     def __init__(
@@ -65,14 +67,21 @@ class Intake:
         *,
         now: Callable[[], float],
         interrupted: Callable[[], bool] = lambda: False,
+        floor: Floor | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
+        self._refusals = refusals
         self._writers = writers
         self._interrupted = interrupted
         self._spool = spool
         self._journal = journal
         self._trust = trust
         self._now = now
-        self._marks = {row.collection: ReleaseMark(row.sequence, row.digest) for row in journal.newest_releases()}
+        self._floor = floor
+        known = Marks(releases={name: ReleaseMark(*mark) for name, mark in journal.newest_marks().items()})
+        if floor is not None:  # which may know of releases that a damaged journal took along
+            known.raise_to(floor.marks)
+        self._marks = known.releases
 
     def take(self, entry: ObjectEntry, coded: Path | bytes, head: Head | None = None) -> Accepted:
         """Accept an object from a file or from memory; WireError with the drop reason.
@@ -133,9 +142,20 @@ class Intake:
         return Accepted(entry, new)
 
     def _release(self, entry: ObjectEntry, content: bytes) -> Accepted:
+        try:
+            return self._checked_release(entry, content)
+        except WireError as error:
+            if self._refusals is not None:
+                self._refusals.note(entry.digest, error, self._now())
+            raise
+
+    def _checked_release(self, entry: ObjectEntry, content: bytes) -> Accepted:
         signed = self._trust.open(content)
         release = signed.release
-        if check_order(signed, self._marks.get(release.collection)):
+        newer = check_order(signed, self._marks.get(release.collection))
+        if newer or self._journal.release(release.collection, release.sequence) is None:
+            if self._floor is not None:
+                self._floor.release(release.collection, ReleaseMark(release.sequence, signed.digest))
             self._journal.save_release(release.collection, release.sequence, signed.digest, content, self._now())
             self._marks[release.collection] = ReleaseMark(release.sequence, signed.digest)
             log.info(

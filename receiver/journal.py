@@ -7,14 +7,18 @@ seconds.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from receiver.journal_schema import MIGRATIONS
+from receiver.publish_config import ONLY_TARGET
 from runtime.database import open_journal, transaction
+
+REMEDY: Final = "capture sets it aside and begins a new one when it starts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,18 @@ class ReceiverJournal:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.connection: sqlite3.Connection = open_journal(path, MIGRATIONS, owner="receiver", read_only=read_only)
+        self.connection: sqlite3.Connection = open_journal(
+            path, MIGRATIONS, owner="receiver", read_only=read_only, remedy=REMEDY
+        )
+        self._path, self._file = path, os.stat(path)
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another file is at its place by now, or none: what is written here, nobody will read."""
+        try:
+            return not os.path.samestat(self._file, os.stat(self._path))
+        except OSError:
+            return True
 
     def close(self) -> None:
         """Close the connection."""
@@ -93,7 +108,9 @@ class ReceiverJournal:
         """Record that an object is being received; return its finished ranges [start, end)."""
         with transaction(self.connection):
             self.connection.execute(
-                "INSERT INTO partials VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (coded_digest) DO UPDATE SET"
+                "INSERT INTO partials"
+                " (coded_digest, kind, coding, digest, content_size, coded_size, created, updated)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (coded_digest) DO UPDATE SET"
                 " kind = excluded.kind, coding = excluded.coding, digest = excluded.digest,"
                 " content_size = excluded.content_size, coded_size = excluded.coded_size",
                 (
@@ -120,7 +137,9 @@ class ReceiverJournal:
                 self.connection.executemany(
                     "INSERT INTO ranges VALUES (?, ?, ?)", [(coded_digest, start, end) for start, end in ranges]
                 )
-                self.connection.execute("UPDATE partials SET updated = ? WHERE coded_digest = ?", (now, coded_digest))
+                self.connection.execute(
+                    "UPDATE partials SET updated = ?, idle = 0 WHERE coded_digest = ?", (now, coded_digest)
+                )
 
     def ranges(self, coded_digest: str) -> list[tuple[int, int]]:
         """Return the finished ranges [start, end) of a partial object, without opening it."""
@@ -130,9 +149,11 @@ class ReceiverJournal:
         return [(int(start), int(end)) for start, end in rows]
 
     def close_partial(self, coded_digest: str) -> None:
-        """Forget a partial object: it is whole, or was given up."""
-        with transaction(self.connection):
-            self.connection.execute("DELETE FROM partials WHERE coded_digest = ?", (coded_digest,))
+        """Forget a partial object: it is whole, or was given up. On disk when this returns.
+
+        Otherwise a power cut could bring its ranges back when its file is gone already, and another one in its place.
+        """
+        self._durably("DELETE FROM partials WHERE coded_digest = ?", (coded_digest,))
 
     def partials(self) -> list[tuple[Partial, int, float]]:
         """Return (object, bytes finished, when last updated), oldest first."""
@@ -210,12 +231,14 @@ class ReceiverJournal:
         missing_bytes: int = 0,
         total_bytes: int = 0,
         error: str | None = None,
+        target: str = ONLY_TARGET,
     ) -> None:
-        """Record the state of an image: receiving, publishing, published or failed (with its one-line error)."""
+        """Record how an image stands in *target*: receiving, publishing, published, failed or held (with why)."""
         with transaction(self.connection):
             self.connection.execute(
-                "INSERT OR REPLACE INTO image_states VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO image_states VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
+                    target,
                     release.collection,
                     release.sequence,
                     name,
@@ -229,36 +252,43 @@ class ReceiverJournal:
                 ),
             )
 
-    def note_published(self, release: ReleaseRow, name: str, tag: str, digest: str, now: float) -> None:
-        """Record where a tag points in the target."""
+    def note_published(
+        self, release: ReleaseRow, name: str, references: Mapping[str, str], now: float, *, target: str = ONLY_TARGET
+    ) -> None:
+        """Record where *references* (tags and digests) of repository *name* lead in *target*."""
         with transaction(self.connection):
-            self.connection.execute(
-                "INSERT OR REPLACE INTO published VALUES (?, ?, ?, ?, ?, ?)",
-                (name, tag, digest, release.collection, release.sequence, now),
+            self.connection.executemany(
+                "INSERT OR REPLACE INTO published VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (target, name, reference, digest, release.collection, release.sequence, now)
+                    for reference, digest in references.items()
+                ],
             )
 
-    def published(self) -> dict[tuple[str, str], str]:
-        """Return (target name, tag) -> digest."""
-        rows = self.connection.execute("SELECT name, tag, digest FROM published")
+    def published(self, target: str = ONLY_TARGET) -> dict[tuple[str, str], str]:
+        """Return (name in *target*, tag or digest) -> digest."""
+        rows = self.connection.execute("SELECT name, tag, digest FROM published WHERE target = ?", (target,))
         return {(name, tag): digest for name, tag, digest in rows}
 
-    def publisher(self, name: str, tag: str) -> str | None:
-        """Return the collection that put *tag* into the target last, None if none did."""
+    def publisher(self, name: str, tag: str, target: str = ONLY_TARGET) -> str | None:
+        """Return the collection that put *tag* into *target* last, None if none did."""
         row = self.connection.execute(
-            "SELECT collection FROM published WHERE name = ? AND tag = ?", (name, tag)
+            "SELECT collection FROM published WHERE target = ? AND name = ? AND tag = ?", (target, name, tag)
         ).fetchone()
         return None if row is None else str(row[0])
 
-    def note_locations(self, repository: str, digests: Iterable[str]) -> None:
-        """Record that *repository* of the target holds these blobs."""
+    def note_locations(self, repository: str, digests: Iterable[str], target: str = ONLY_TARGET) -> None:
+        """Record that *repository* of *target* holds these blobs."""
         with transaction(self.connection):
             self.connection.executemany(
-                "INSERT OR REPLACE INTO locations VALUES (?, ?)", [(digest, repository) for digest in digests]
+                "INSERT OR REPLACE INTO locations VALUES (?, ?, ?)",
+                [(target, digest, repository) for digest in digests],
             )
 
-    def locations(self) -> dict[str, str]:
-        """Return digest -> a repository of the target that held it last."""
-        return dict(self.connection.execute("SELECT digest, repository FROM locations").fetchall())
+    def locations(self, target: str = ONLY_TARGET) -> dict[str, str]:
+        """Return digest -> a repository of *target* that held it last."""
+        rows = self.connection.execute("SELECT digest, repository FROM locations WHERE target = ?", (target,))
+        return dict(rows.fetchall())
 
     def finish_release(self, release: ReleaseRow, now: float) -> None:
         """Record that every image of a release is published, and forget the image states of older releases."""
@@ -276,7 +306,9 @@ class ReceiverJournal:
 
     def images(self) -> list[dict[str, Any]]:
         """Return every image state as a dictionary, for ``status``."""
-        cursor = self.connection.execute("SELECT * FROM image_states ORDER BY collection, sequence, name, digest")
+        cursor = self.connection.execute(
+            "SELECT * FROM image_states ORDER BY collection, sequence, name, digest, target"
+        )
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor]
 

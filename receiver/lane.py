@@ -14,6 +14,7 @@ from protocol.decoder import Decoder, ReceiveBuffer
 from protocol.events import Event
 from protocol.incoming import IncomingBlock, IncomingObject
 from receiver.link import Link
+from receiver.margin import margin_name
 
 SWITCH_INTERVAL_S: Final = 0.000_5  # the socket's loop gets the interpreter back this soon from other threads
 BURSTS_PER_TURN: Final = 64  # between looks at the clock
@@ -106,6 +107,8 @@ class Lane:
             "blocks": counters.blocks,
             "lost": self.decoder.lost,
             "kernel_drops": self.link.kernel_drops,
+            "beacons": counters.beacons,
+            **{margin_name(*margin): count for margin, count in counters.margins.items()},
             **{f"drop.{drop.value}": count for drop, count in counters.drops.items()},
         }
         worst = counters.worst_repair, counters.worst_repair_of

@@ -1,6 +1,7 @@
-"""From the name of a source image to its repository in the target: the source stays in the path.
+"""From the name of a source image to its name in a target: by the first rule that fits, else the source stays in it.
 
-``docker.io/library/nginx`` becomes ``internal/docker.io/library/nginx``. Knows names only, no tags and no registry.
+``docker.io/library/nginx`` becomes ``internal/docker.io/library/nginx``, or what a rule makes of it; in a folder of
+archives it keeps its name, as nodes will ask for it. Knows names only, no tags and no registry.
 
 A repository component takes neither ``:`` nor brackets, so a host is written differently where it has them. No two
 hosts become one, because a host name has no ``_``:
@@ -15,12 +16,69 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import dataclass
 from typing import Final
 
 from oci.errors import ReferenceError_
-from oci.reference import check_repository
+from oci.reference import check_registry, check_repository
+from receiver.publish_config import TargetSection
 
 _HOST: Final = re.compile(r"(?:\[(?P<six>[0-9a-f:]+)\]|(?P<name>[a-z0-9.-]+))(?::(?P<port>[0-9]{1,5}))?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Names that begin with *source* begin with *target* instead, at the ends of whole components."""
+
+    source: str
+    target: str
+
+    def fits(self, name: str) -> bool:
+        """Whether *name* is or lies beneath the source."""
+        return name == self.source or name.startswith(self.source.removesuffix("/") + "/")
+
+    def apply(self, name: str) -> str:
+        """Return the other name of *name*, which fits."""
+        return self.target + name[len(self.source) :]
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """The names in one target."""
+
+    prefix: str = ""
+    rules: tuple[Rule, ...] = ()
+    archives: bool = False  # names keep their registry
+
+    @classmethod
+    def of(cls, target: TargetSection) -> Mapping:
+        """Return what the settings of a target say."""
+        rules = tuple(Rule(rule.source, rule.target) for rule in target.map)
+        return cls(target.prefix, rules, archives=target.images is not None)
+
+    def name(self, name: str) -> str:
+        """Return the repository for the source image *name*, for archives its name with a registry.
+
+        Raises ReferenceError_ with one line if that is no such name.
+        """
+        rule = next((rule for rule in self.rules if rule.fits(name)), None)
+        if rule is None:
+            return name if self.archives else target_repository(name, self.prefix)
+        found = rule.apply(name)
+        if not self.archives:
+            return check_repository(found, name)
+        host, _, path = found.partition("/")
+        check_repository(path, name)
+        return f"{check_registry(host, name)}/{path}"
+
+    def ours(self, path: str) -> bool:
+        """Whether we might put something at *path* today: what stands under a former name is not ours to judge."""
+        if self.archives or any(path.startswith(rule.target) for rule in self.rules):
+            return True
+        host = path.partition("/")[0]
+        return (
+            path.startswith(f"{self.prefix}/") if self.prefix else "." in host or "_" in host or host == "localhost"
+        )
 
 
 def target_repository(name: str, prefix: str) -> str:

@@ -1,7 +1,8 @@
-"""The publish role: makes the target show the newest verified release of every collection.
+"""The publish role: makes each target show the newest verified release of every collection.
 
-Watches the journal and the spool, both written by capture, and keeps one job per image (image_job.py). What it has
-done is in the journal and in the target, so it may be killed and started at any time. It never looks at the diode.
+Watches the journal and the spool, both written by capture, and keeps one job per image and target (image_job.py).
+Targets share nothing but the spool, so none waits for another. What it has done is in the journal and in the targets,
+so it may be killed and started at any time. It never looks at the diode.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import random
 import signal
 import sqlite3
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -22,15 +26,19 @@ from oci.descriptor import DIGEST_HEX_LENGTH
 from oci.errors import OciError
 from protocol.errors import WireError
 from protocol.release import Release, ReleaseImage
+from receiver.border import Border
+from receiver.closure import tags
 from receiver.config import ReceiverSettings
-from receiver.image_job import ImageJob, Pace, Workshop
+from receiver.desired import desired_marks
+from receiver.image_job import Arrivals, ImageJob, Pace, Workshop
 from receiver.journal import ReceiverJournal, ReleaseRow
-from receiver.mapping import target_repository
-from receiver.push import Pusher
+from receiver.keeper import Keeper
 from receiver.senders import Trust, trust
-from receiver.target import PublishTarget, open_target
+from receiver.target import PublishTarget, open_targets
+from receiver.target_journal import TargetJournal
 from runtime import logs, notify
 from runtime.errors import UserError
+from runtime.lockfile import Busy, locked
 
 ROLE = "publish"
 _LIVE_S = 2.0  # how often status hears from us at least
@@ -46,6 +54,7 @@ class _Desired:
     release: Release
     jobs: list[ImageJob]
     tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)  # id(job) -> task
+    complete: set[str] = field(default_factory=set)  # targets that have all of it, as the journal was told
     finished: bool = False
 
     def start(self) -> None:
@@ -58,68 +67,93 @@ class _Desired:
     def published(self) -> bool:
         return all(job.state == "published" for job in self.jobs)
 
+    def published_in(self, target: str) -> bool:
+        """Whether *target* has every image."""
+        return all(job.state == "published" for job in self.jobs if job.shop.target == target)
+
     @property
     def settled(self) -> bool:
-        """Whether nothing can change any more without a person."""
-        return all(job.state == "published" or job.failed for job in self.jobs)
+        """Whether nothing can change any more without a person; what is just being tried again can."""
+        return all(job.state == "published" or (job.failed and job.state != "publishing") for job in self.jobs)
 
 
 class Publisher:
-    """Keeps the target in step with the journal. Not thread-safe; one event loop."""
+    """Keeps the targets in step with the journal. Not thread-safe; one event loop."""
 
     def __init__(
         self,
         settings: ReceiverSettings,
         trust: Trust,
         journal: ReceiverJournal,
-        target: PublishTarget,
+        targets: list[PublishTarget],
+        spool: BlobStore,
         pace: Pace,
     ) -> None:
         self._trust = trust
         self._journal = journal
-        self._target = target
-        self._spool = BlobStore(settings.spool)
-        parallel = settings.publish.parallel
-        self._shop = Workshop(
-            spool=self._spool,
-            journal=journal,
-            pusher=Pusher(target, self._spool, journal.locations(), parallel),
-            prefix=settings.publish.prefix,
-            parallel=parallel,
-            published=journal.published(),
-            rival=self._rival,
-            pace=pace,
-            rng=random.Random(),  # noqa: S311 - jitter, not a secret
-        )
+        self._spool = spool
+        self._border = Border(settings, journal, spool)
+        self._pace = pace
+        self._arrivals = Arrivals()
+        self._place = ", ".join(target.place for target in targets)
+        self._marks = TargetJournal(journal)
+        self._marks.set_targets({target.name: target.place for target in targets})
+        self._shops = [self._workshop(target) for target in targets]
         self._desired: dict[str, _Desired] = {}
         self._rejected: dict[str, tuple[int, str]] = {}
+        self._tidying: set[asyncio.Task[None]] = set()
         self._seen: tuple[int, object] = (-1, None)
         self._live: tuple[float, object] = (0.0, None)
         self._first_heard = 0.0
+        self._keeper = Keeper(settings, journal, list(zip(targets, self._shops, strict=True)), self._idle, pace.keep)
+
+    def _workshop(self, target: PublishTarget) -> Workshop:
+        return Workshop(
+            spool=self._spool,
+            journal=self._journal,
+            target=target.name,
+            place=target.place,
+            sink=target.sink,
+            border=self._border,
+            mapping=target.mapping,
+            parallel=target.parallel,
+            published=self._journal.published(target.name),
+            rival=self._rival,
+            pace=self._pace,
+            rng=random.Random(),  # noqa: S311 - jitter, not a secret
+            arrivals=self._arrivals,
+        )
 
     async def run(self, stop: asyncio.Event, *, once: bool, since: float) -> int:
         """Work until *stop*; with *once* until what was heard of after *since* (Unix s) is published or failed.
 
         Return 0, or 1 if an image of such a release could not be published.
         """
+        keeping = None if once else asyncio.create_task(self._keeper.run(), name="retention")
         try:
             while not stop.is_set():
                 await self._poll()
-                result = self._result(since) if once else None
+                if keeping is not None and keeping.done():
+                    keeping.result()
+                result = self._result(since) if once and not self._tidying else None
                 if result is not None:
                     return result
                 notify.watchdog()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), self._shop.pace.poll)
+                    await asyncio.wait_for(stop.wait(), self._pace.poll)
             return 0
         finally:
-            await self._cancel([task for desired in self._desired.values() for task in desired.tasks.values()])
+            tasks = [task for desired in self._desired.values() for task in desired.tasks.values()]
+            await self._cancel([*tasks, *self._tidying, *([keeping] if keeping is not None else [])])
             self._tell("stopped")
 
     async def _poll(self) -> None:
+        if self._journal.replaced:
+            raise UserError("the journal was set aside or is gone: publish starts again with the new one")
         changes, spool = self._journal.changes(), _folder_times(self._spool)
         if changes != self._seen[0]:
-            for collection, mark in self._journal.newest_marks().items():
+            self._border.look()
+            for collection, mark in desired_marks(self._journal).items():
                 current = self._desired.get(collection)
                 if (current is None or (current.row.sequence, current.row.digest) != mark) and (
                     self._rejected.get(collection) != mark
@@ -130,12 +164,13 @@ class Publisher:
                 desired.start()
         # Two renames within one tick of the kernel's clock leave the same time: look again while it is young.
         if spool != self._seen[1] or max(spool) > time.time_ns() - _YOUNG_NS:
-            self._shop.arrivals.announce()
+            self._arrivals.announce()
         self._seen = (changes, spool)
         for desired in self._desired.values():
             for task in desired.tasks.values():
                 if task.done() and not task.cancelled():
                     task.result()  # a bug of ours ends the role, and it is started again
+            self._note_targets(desired)
             if desired.published and not desired.finished:
                 self._finish(desired)
         self._tell("publishing" if any(not d.settled for d in self._desired.values()) else "idle")
@@ -162,9 +197,14 @@ class Publisher:
             self._rejected[collection] = mark
             return
         log.info("release_to_publish", collection=collection, sequence=row.sequence, images=len(release.images))
+        self._rejected.pop(collection, None)
         former = self._desired.pop(collection, None)
-        kept = {job.image: job for job in former.jobs} if former else {}
-        jobs = [kept.pop(image) if image in kept else ImageJob(row, image, self._shop) for image in release.images]
+        kept = {(job.shop.target, job.image): job for job in former.jobs} if former else {}
+        jobs = [
+            kept.pop((shop.target, image)) if (shop.target, image) in kept else ImageJob(row, image, shop)
+            for shop in self._shops
+            for image in release.images
+        ]
         tasks = dict(former.tasks) if former else {}
         # An older tag must not be put after a newer one: what is not wanted any more ends before anything begins.
         await self._cancel([tasks.pop(id(job)) for job in kept.values()])
@@ -172,6 +212,28 @@ class Publisher:
         for job in jobs:
             if id(job) in tasks:
                 job.rebind(row)
+
+    def _note_targets(self, desired: _Desired) -> None:
+        """Note which targets have all of a release by now, and let them tidy up when that is all there is."""
+        for shop in self._shops:
+            if shop.target in desired.complete or not desired.published_in(shop.target):
+                continue
+            desired.complete.add(shop.target)
+            row = desired.row
+            self._marks.note_complete(shop.target, row, time.time())
+            if len(self._shops) > 1:
+                log.info("release_in_target", target=shop.target, collection=row.collection, sequence=row.sequence)
+            if not self._rejected and all(shop.target in other.complete for other in self._desired.values()):
+                task = asyncio.create_task(self._tidy(shop), name=f"tidy {shop.target}")
+                self._tidying.add(task)
+                task.add_done_callback(self._tidying.discard)
+
+    async def _tidy(self, shop: Workshop) -> None:
+        jobs = [job for desired in self._desired.values() for job in desired.jobs if job.shop is shop]
+        try:
+            await shop.sink.settle([(job.image, job.name_in_target()) for job in jobs])
+        except (OciError, OSError) as error:
+            log.warning("target_not_tidied", target=shop.target, error=str(error))
 
     def _finish(self, desired: _Desired) -> None:
         desired.finished = True
@@ -184,9 +246,9 @@ class Publisher:
             "release_complete",
             collection=row.collection,
             sequence=row.sequence,
-            images=len(desired.jobs),
+            images=len(desired.release.images),
             bytes=sum(content.size for content in desired.release.contents().values()),
-            target=self._target.place,
+            target=self._place,
         )
 
     def _result(self, since: float) -> int | None:
@@ -197,8 +259,11 @@ class Publisher:
         now = time.time()
         self._first_heard = self._first_heard or now
         failed, new = False, False
+        newest, shown = self._journal.newest_marks(), desired_marks(self._journal)
         for collection, (sequence, digest, _) in heard.items():
             mark = (sequence, digest)
+            if newest.get(collection) == mark:  # it is here; a person may have activated another
+                mark = shown[collection]
             desired = self._desired.get(collection)
             if self._rejected.get(collection) == mark:
                 failed = True
@@ -211,42 +276,47 @@ class Publisher:
                     return None
                 failed = True
             new = new or failed or (desired is not None and (desired.row.published or now) >= since)
-        pace, last = self._shop.pace, max(when for _, _, when in heard.values())
+        pace, last = self._pace, max(when for _, _, when in heard.values())
         if not new and now - last < pace.silence and now - self._first_heard < pace.settle:
             return None
         return 1 if failed else 0
 
-    def _rival(self, row: ReleaseRow, path: str, image: ReleaseImage) -> str | None:
-        """Say which other collection's claim to a tag of *image* goes first: who published it, else by name."""
-        for other, desired in self._desired.items():
-            if other == row.collection:
-                continue
-            for job in desired.jobs:
-                for tag in set(job.image.tags) & set(image.tags):
-                    if job.image.root.digest == image.root.digest or not self._same_path(job.image, path):
-                        continue
-                    owner = self._journal.publisher(path, tag)
-                    first = owner if owner in (other, row.collection) else min(other, row.collection)
-                    if first == other:
-                        return (
-                            f"{path}:{tag}: collection {other!r} publishes another image under this tag; "
-                            "give one of them another tag"
-                        )
+    def _rival(self, job: ImageJob, path: str) -> str | None:
+        """Say whose claim to a tag of the job's image goes first: who published it, else by name."""
+        ours = (job.row.collection, job.image.name)
+        for desired in self._desired.values():
+            for other in desired.jobs:
+                theirs = (other.row.collection, other.image.name)
+                if other.shop is not job.shop or theirs == ours or _path_of(other) != path:
+                    continue
+                tag = _contested(job.image, other.image)
+                if tag is None:
+                    continue
+                owner = self._journal.publisher(path, tag, job.shop.target)
+                first = min(ours, theirs)
+                if ours[0] != theirs[0] and owner in (ours[0], theirs[0]):
+                    first = ours if owner == ours[0] else theirs
+                if first == ours:
+                    continue
+                if ours[0] != theirs[0]:
+                    return (
+                        f"{path}:{tag}: collection {theirs[0]!r} publishes another image under this tag; "
+                        "give one of them another tag"
+                    )
+                return f"{path}:{tag}: {theirs[1]} has this name as well; give one of them another name in `map`"
         return None
 
-    def _same_path(self, image: ReleaseImage, path: str) -> bool:
-        try:
-            return target_repository(image.name, self._shop.prefix) == path
-        except OciError:
-            return False
+    def _idle(self) -> bool:
+        return all(desired.settled for desired in self._desired.values())
 
     def _tell(self, state: str) -> None:
         """Let status know what we do: at every change, and often enough to be seen alive."""
         document = {
             "state": state,
-            "target": self._target.place,
+            "target": self._place,
             "images": [
                 {
+                    "target": job.shop.target,
                     "name": job.image.name,
                     "tags": list(job.image.tags),
                     "moved_bytes": job.moved.bytes,
@@ -266,6 +336,19 @@ class Publisher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _path_of(job: ImageJob) -> str | None:
+    try:
+        return job.path or job.name_in_target()
+    except OciError:
+        return None
+
+
+def _contested(one: ReleaseImage, other: ReleaseImage) -> str | None:
+    """Return a tag that both images carry and that would lead elsewhere for each."""
+    theirs = tags(other)
+    return next((tag for tag, digest in tags(one).items() if theirs.get(tag, digest) != digest), None)
 
 
 def _folder_times(spool: BlobStore) -> tuple[int, ...]:
@@ -298,9 +381,15 @@ async def publish(
     journal = ReceiverJournal(settings.journal)
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, on_signal, signum)
+    # Work of a target that hangs, such as a layout on a dead network file system, shall leave threads to the others.
+    threads = 8 + sum(2 * target.parallel for target in settings.publish.each().values())
+    loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="publish"))
     try:
-        async with open_target(settings.publish) as target:
-            publisher = Publisher(settings, trusted, journal, target, pace or Pace())
+        spool = BlobStore(settings.spool)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(_beside_others(settings))
+            targets = await stack.enter_async_context(open_targets(settings.publish, spool, journal.locations))
+            publisher = Publisher(settings, trusted, journal, targets, spool, pace or Pace())
             notify.ready()
             code = await publisher.run(stop, once=once, since=started)
             notify.stopping()
@@ -313,6 +402,16 @@ async def publish(
             loop.remove_signal_handler(signum)
         journal.close()
     return 128 + caught[0] if once and caught else code
+
+
+@contextlib.contextmanager
+def _beside_others(settings: ReceiverSettings) -> Iterator[None]:
+    """Keep `gc` away, which would delete without knowing what we are about to publish."""
+    try:
+        with locked(settings.publish_lock, shared=True):
+            yield
+    except Busy:
+        raise UserError(f"{settings.state}: `checkvalve-receiver gc` is at work here; start again after it") from None
 
 
 def main(settings: ReceiverSettings, *, once: bool = False, since: float | None = None) -> int:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from oci import limits
 from oci.blobs import BlobStore
@@ -18,8 +18,8 @@ from oci.descriptor import Descriptor, Manifest, short_digest
 from oci.documents import children
 from oci.errors import NotFound, OciError
 from oci.store import BlobOpener, Target
-from receiver.closure import Plan
-from receiver.target import PublishTarget
+from protocol.release import ReleaseImage
+from receiver.closure import Plan, references
 
 _LOOKS_AT_ONCE: Final = 8
 
@@ -37,28 +37,69 @@ class Moved:
     spared: list[str] = field(default_factory=list)  # blobs that were there already, or were mounted
 
 
-class Pusher:
-    """Pushes images from one spool into one target; several at once share its bounds and what it remembers.
+class Sink(Protocol):
+    """What takes whole images. All errors are OciError or OSError, and leave the image's tags as they were."""
 
-    *locations* is digest -> a repository that holds the blob; it is read and added to.
+    async def holds(self, image: ReleaseImage, path: str) -> bool:
+        """Whether all that leads to *image* leads to it, under the name *path*."""
+        ...
+
+    async def push(self, image: ReleaseImage, whole: Plan, path: str, moved: Moved) -> None:
+        """Put *image*, of which *whole* is all there is to put, under the name *path*, counting in *moved*."""
+        ...
+
+    async def settle(self, wanted: Iterable[tuple[ReleaseImage, str]]) -> None:
+        """All of *wanted* (image and name) is here, and no release wants anything else."""
+        ...
+
+    def close(self) -> None:
+        """It is not used any more."""
+        ...
+
+
+class Pusher:
+    """Pushes images from one spool into one registry or layout; several share its bounds and what it remembers.
+
+    *open_repository* gives a repository of it by name; *locations* is digest -> a repository that holds the blob. It
+    is read and added to, and None where blobs cannot be mounted.
     """
 
-    def __init__(self, target: PublishTarget, spool: BlobStore, locations: dict[str, str], parallel: int) -> None:
-        self.target = target
+    def __init__(
+        self,
+        open_repository: Callable[[str], Target],
+        spool: BlobStore,
+        locations: dict[str, str] | None,
+        parallel: int,
+    ) -> None:
+        self._repository = open_repository
         self._spool = spool
         self._locations = locations
         self._transfers = asyncio.Semaphore(parallel)
         # A blob that two images share is uploaded by one of them; the other waits and mounts it.
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
-    async def push(self, plan: Plan, path: str, moved: Moved) -> None:
-        """Publish *plan* as repository *path*, counting in *moved*. OciError of any kind leaves no new tag."""
-        repository = self.target.repository(path)
-        await _all(self._push_blob(repository, path, blob, moved) for blob in plan.blobs)
-        for descriptor in plan.manifests:
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    async def settle(self, wanted: Iterable[tuple[ReleaseImage, str]]) -> None:
+        """A registry keeps what is not wanted any more."""
+
+    async def holds(self, image: ReleaseImage, path: str) -> bool:
+        """Whether every reference (tag or digest) leads to its digest in repository *path*."""
+        repository = self._repository(path)
+        for reference, digest in references(image).items():
+            if await _resolved(repository, reference) != digest:
+                return False
+        return True
+
+    async def push(self, image: ReleaseImage, whole: Plan, path: str, moved: Moved) -> None:
+        """Publish *whole* as repository *path*, counting in *moved*. OciError of any kind leaves no new tag."""
+        repository = self._repository(path)
+        await _all(self._push_blob(repository, path, blob, moved) for blob in whole.blobs)
+        for descriptor in whole.manifests:
             await self._push_manifest(repository, descriptor)
-        await self._look(repository, plan)
-        for tag, descriptor in plan.tags:
+        await self._look(repository, whole)
+        for tag, descriptor in whole.tags:
             if await _resolved(repository, tag) != descriptor.digest:
                 await repository.push_manifest(await self._manifest(descriptor), tag)
             if await _resolved(repository, tag) != descriptor.digest:
@@ -67,7 +108,7 @@ class Pusher:
     async def _push_blob(self, repository: Target, path: str, blob: Descriptor, moved: Moved) -> None:
         lock = self._locks.setdefault(blob.digest, asyncio.Lock())
         async with lock, self._transfers:
-            known = self._locations.get(blob.digest) if self.target.mounts else None
+            known = self._locations.get(blob.digest) if self._locations is not None else None
 
             def progress(count: int) -> None:
                 moved.bytes += count
@@ -75,7 +116,8 @@ class Pusher:
             uploaded = await repository.push_blob(
                 blob, self._opener(blob), mount_from=known if known != path else None, progress=progress
             )
-            self._locations[blob.digest] = path
+            if self._locations is not None:
+                self._locations[blob.digest] = path
         if uploaded:
             moved.blobs += 1
         else:
@@ -108,14 +150,6 @@ class Pusher:
                 raise NotKept(f"{repository.name}: {short_digest(descriptor.digest)} was pushed and is not there")
 
         await _all(look(descriptor) for descriptor in (*plan.blobs, *plan.manifests))
-
-
-async def is_published(repository: Target, references: dict[str, str]) -> bool:
-    """Whether every reference (tag or digest) leads to its digest in the target."""
-    for reference, digest in references.items():
-        if await _resolved(repository, reference) != digest:
-            return False
-    return True
 
 
 async def _resolved(repository: Target, reference: str) -> str | None:

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import structlog
 
+from receiver import integrity
 from receiver.config import ReceiverSettings
 from receiver.journal import ReceiverJournal
 from receiver.link import Link
 from receiver.senders import Trust, trust
 from receiver.survey import CollectionView, ImageView, Survey
 from runtime import logs
+from runtime.alone import alone
 from runtime.errors import print_error
 from runtime.keys import load_hpke_key
 from runtime.roles import Relay, Role, run_roles
@@ -40,8 +42,9 @@ def run(settings: ReceiverSettings, config: Path, *, once: bool) -> int:
     load_hpke_key(settings.hpke_key, created_by=settings.created_by)
     trusted = trust(settings)
     Link(settings.listen.on, settings.listen.receive_buffer, gro="off").close()
+    with alone(settings.state, "capture"):
+        integrity.begin(settings.journal, trusted)
     started = time.time()
-    ReceiverJournal(settings.journal).close()
     code = asyncio.run(_run(settings, config, trusted, started, once=once))
     if once:
         _summarise(settings, trusted, started, code)
@@ -202,7 +205,7 @@ def _summarise(settings: ReceiverSettings, trusted: Trust, started: float, code:
         if view.error is not None:
             print_error(ValueError(f"release {view.collection} {view.sequence}: {view.error}"))
         for image in view.images:
-            if image.state == "failed":
+            if image.state in ("failed", "held"):
                 print_error(ValueError(f"{image.title}: {image.error}"))
         print(_line(view, started, place), flush=True)
     if not views and code:

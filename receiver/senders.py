@@ -1,14 +1,44 @@
-"""Whom this receiver trusts, read from the key files that receiver.yaml lists: senders, and approvers of releases."""
+"""Whom this receiver trusts, read from the key files that receiver.yaml lists: senders, and approvers of releases.
+
+Capture takes, publish reads and status shows a release by :meth:`Trust.open`, so what it refuses counts nowhere.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
 
-from protocol.release import SignedRelease, open_release
+from protocol.drops import Drop
+from protocol.errors import WireError
+from protocol.release import ANY_COLLECTION, SignedRelease, open_release
 from protocol.trust import RequiredApprovals, TrustedSenders
 from receiver.config import ReceiverSettings
 from runtime.errors import UserError
-from runtime.keys import load_signing_public
+from runtime.keys import fingerprint, load_signing_public
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Which releases of trusted senders are taken: by collection (globs), and by collection and key id."""
+
+    collections: tuple[str, ...] = ("*",)
+    senders: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
+
+    def check(self, signed: SignedRelease) -> None:
+        """WireError COLLECTION_NOT_ALLOWED or SENDER_NOT_ALLOWED if this release is not to be taken."""
+        name = signed.release.collection
+        if not any(fnmatchcase(name, glob) for glob in self.collections):
+            raise WireError(
+                Drop.COLLECTION_NOT_ALLOWED,
+                f"collection {name}: border.collections allows {', '.join(self.collections)}",
+            )
+        keys = self.senders.get(name, self.senders.get(ANY_COLLECTION))
+        if keys is not None and keys.isdisjoint(signed.signers):
+            raise WireError(
+                Drop.SENDER_NOT_ALLOWED, f"collection {name}: signed by no sender that border.senders allows for it"
+            )
 
 
 @dataclass(frozen=True)
@@ -17,10 +47,13 @@ class Trust:
 
     senders: TrustedSenders
     approvals: dict[str, RequiredApprovals] = field(default_factory=dict)
+    allowed: Allowed = Allowed()
 
     def open(self, envelope: bytes) -> SignedRelease:
-        """Verify and parse a release; WireError says what is wrong with it."""
-        return open_release(envelope, self.senders, self.approvals)
+        """Verify and parse a release; WireError says what is wrong with it, or that it is not allowed here."""
+        signed = open_release(envelope, self.senders, self.approvals)
+        self.allowed.check(signed)
+        return signed
 
 
 def trust(settings: ReceiverSettings) -> Trust:
@@ -39,4 +72,16 @@ def trust(settings: ReceiverSettings) -> Trust:
                 "his own, which the sender does not have"
             )
         approvals[collection] = required
-    return Trust(senders, approvals)
+    return Trust(senders, approvals, _allowed(settings, senders))
+
+
+def _allowed(settings: ReceiverSettings, trusted: TrustedSenders) -> Allowed:
+    by_print = {fingerprint(public): key for key, public in trusted.keys.items()}
+    allowed = {}
+    for collection, senders in settings.border.senders.items():
+        prints = [fingerprint(load_signing_public(one)) if isinstance(one, Path) else one for one in senders]
+        for given, found in zip(senders, prints, strict=True):
+            if found not in by_print:
+                raise UserError(f"border.senders.{collection}: {given} is no key of `senders`; add it there first")
+        allowed[collection] = frozenset(by_print[found] for found in prints)
+    return Allowed(settings.border.collections, allowed)

@@ -33,21 +33,52 @@ senders:                           # public keys of the senders to trust, from `
 listen:
   on: {listen:<28} # where the diode's datagrams arrive; `rate: 1Gbit` below it is what `doctor` judges by
   # receive_buffer: 32MiB          # asked of the kernel: what arrives while the process is busy waits there
-  # silence_alarm: 30s             # status raises the alarm when no datagram came for so long
+                                   # how long it may be silent: alarms, below
   # lanes: 1                       # as many as the sender has (link.lanes), at port, port + 1, …
   # gro: auto                      # mmsg: many datagrams a call without GRO; off: each by itself
 
-publish:                           # to a registry or into an OCI image layout, one of the two
+publish:                           # to a registry, into an OCI image layout, or where nodes import from: one of these
 {target}
   # prefix: internal               # before the source's name: internal/docker.io/library/nginx; '' for none
   # parallel: 4                    # images, and blobs, pushed at once
+  # map: []                        # other names, by the first that fits: [{{from: docker.io/library/, to: hub/}}]
+  # or `images: {{path: /var/lib/rancher/k3s/agent/images}}` as the target: archives that K3s imports by itself,
+  #    compress: zstd or none; withdrawn: keep, or remove the archives of images that no release wants any more
+  # or `targets: {{hall-1: {{registry: …}}, hall-2: {{images: …}}}}` alone: several at once, each with the keys above
 
 # approvals: {{}}                    # whose signatures releases need besides; "*" is every collection not named:
 #                                  # {{"*": {{approvers: [keys/alice.pub, keys/bob.pub], threshold: 2}}}}
 
+# border:                          # what every image has to pass here, whatever the sender made of it
+#   collections: ["*"]             # whose releases are taken; globs
+#   senders: {{}}                    # who of those above may sign them:
+#                                  # {{edge: [keys/edge.pub], "*": ["SHA256:…"]}}
+#   verify: {{}}                     # as in the sender's images.yaml: {{cosign: {{keys: [keys/cosign.pub]}},
+#                                  # repositories: ["quay.io/*"], media_types: […], max_image: 5GiB,
+#                                  # max_blob: 2GiB, hook: {{run: hooks/scan.sh, timeout: 10m}}}}
+#   rules: []                      # the first that matches is asked besides:
+#                                  # {{match: docker.io/team/*, verify: {{…}}}}
+#   artifacts: any                 # known: only images and their signatures, attestations and SBOMs; or globs
+#   hold: none                     # all, or globs of names: a person releases (`checkvalve-receiver release`)
+#   again: 1d                      # how long a verdict that holds an image counts
+
 # limits:
 #   object_size: 64GiB             # the largest object accepted
 #   partial_space: 200GiB          # room for objects that have arrived in part
+#   partial_age: 30d               # they are given up when a live link brought them nothing for so long
+#                                  # `disk_reserve: 5GiB` stays free for journal and releases; without it 1 GiB,
+#                                  # at most a twentieth of the file system
+
+# alarms:
+#   silence: 30s                   # no datagram, or no new beacon
+#   behind: 10m                    # a release is heard of and does not come
+#   repair_used: 80%               # of the repair symbols, by the worst block of the last hour
+
+# retention:                       # what the desired state drops is kept, in spool and target, while either holds:
+#   releases: 10                   # its last release is among so many of its collection that came last
+#   age: 30d                       # another took its place less long ago, counted while publish is at work
+#   shrink: 50%                    # a release that drops more of its images deletes nothing until `confirm`,
+#   shrink_images: 3               # if these are at least so many, or all. `retention: {{}}` keeps everything
 
 # logs:
 #   format: auto                   # console on a terminal, json elsewhere
@@ -58,6 +89,7 @@ _REGISTRY: Final = """\
   registry:
     url: {url}
     # ca: ca.pem                   # certificates to trust besides the system's
+    # cert: client.pem             # shown to the registry, with `key: client.key`
     # docker_config: ~/.docker/config.json   # logins; the default is where docker keeps it"""
 
 _LAYOUT: Final = """\

@@ -15,8 +15,10 @@ from protocol.objects import Kind
 from protocol.ranges import RangeSet
 from protocol.release import Content, Release
 from receiver.closure import listed
+from receiver.desired import desired_marks
 from receiver.journal import ReceiverJournal, ReleaseRow
 from receiver.senders import Trust
+from receiver.target_views import ImageKey, TargetState, combined, states_by_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,14 @@ class ImageView:
     name: str
     tags: tuple[str, ...]
     digest: str
-    state: str  # receiving, publishing, published or failed, as publish last noted it; received if it did not yet
+    state: (
+        str  # receiving, publishing, published, failed or held, as publish last noted it; received if it did not yet
+    )
     error: str | None
     total_bytes: int
     missing_bytes: int
     missing: list[Content] = field(default_factory=list)
+    targets: list[TargetState] = field(default_factory=list)  # what *state* and *error* come from
 
     @property
     def title(self) -> str:
@@ -64,10 +69,11 @@ class ImageView:
 
 @dataclass(slots=True)
 class CollectionView:
-    """The newest release of a collection, and what beacons say of it. Times are Unix s, None for never."""
+    """The desired release of a collection, and what beacons say of it. Times are Unix s, None for never."""
 
     collection: str
     sequence: int | None = None  # None: none has been received
+    newest: int | None = None  # of those received; another than *sequence* where a person has activated one
     digest: str | None = None
     received: float | None = None
     published: float | None = None
@@ -81,7 +87,7 @@ class CollectionView:
     @property
     def gap(self) -> int:
         """How many releases beacons are ahead of what is here."""
-        return max(0, (self.heard_sequence or 0) - (self.sequence or 0))
+        return max(0, (self.heard_sequence or 0) - (self.newest or 0))
 
     @property
     def complete(self) -> bool:
@@ -125,18 +131,17 @@ class Survey:
 
     def collections(self) -> list[CollectionView]:
         """Return every collection that was received or heard of, by name."""
-        heard, marks = self._journal.heard(), self._journal.newest_marks()
+        heard, marks, newest = self._journal.heard(), desired_marks(self._journal), self._journal.newest_marks()
         partly = {item.digest: item for item in self.partials()}
-        states = {
-            (row["collection"], row["sequence"], row["name"], row["digest"]): row for row in self._journal.images()
-        }
+        states, targets = states_by_image(self._journal)
         views = []
         for collection in sorted({*heard, *marks}):
             view = CollectionView(collection)
             if collection in heard:
                 view.heard_sequence, view.heard_digest, view.heard = heard[collection]
             if collection in marks:
-                self._fill(view, marks[collection], partly, states)
+                view.newest = newest[collection][0]
+                self._fill(view, marks[collection], partly, states, targets)
             views.append(view)
         return views
 
@@ -145,7 +150,8 @@ class Survey:
         view: CollectionView,
         mark: tuple[int, str],
         partly: dict[str, PartialObject],
-        states: dict[tuple[str, int, str, str], dict[str, object]],
+        states: dict[ImageKey, list[TargetState]],
+        targets: list[str],
     ) -> None:
         row = self._journal.release(view.collection, mark[0])
         if row is None:
@@ -163,8 +169,9 @@ class Survey:
         view.total_bytes = sum(content.size for content in contents.values())
         absent = {digest for digest, content in contents.items() if self._spool.size(digest) != content.size}
         for image in release.images:
-            noted = states.get((row.collection, row.sequence, image.name, image.root.digest), {})
-            state, error = str(noted.get("state", "")), noted.get("error")
+            noted = states.get((row.collection, row.sequence, image.name, image.root.digest))
+            noted = noted or [TargetState(name, "", None) for name in targets]
+            state, error = combined(noted)
             needed = listed(image)
             # What is published needs nothing of the spool any more.
             missing = [c for c in needed.values() if c.digest in absent] if state != "published" else []
@@ -175,10 +182,11 @@ class Survey:
                     tags=image.tags,
                     digest=image.root.digest,
                     state=state or ("receiving" if missing else "received"),
-                    error=None if error is None else str(error),
+                    error=error,
                     total_bytes=sum(content.size for content in needed.values()),
                     missing_bytes=sum(content.size for content in missing) - here,
                     missing=missing,
+                    targets=noted,
                 )
             )
 

@@ -19,11 +19,11 @@ from protocol.incoming import IncomingObject
 from protocol.limits import TRACKED_OBJECTS_MAX
 from protocol.objects import Kind, ObjectEntry
 from protocol.ranges import RangeSet
-from receiver.assemble import BlockWritten, ObjectRefused, ObjectTaken
 from receiver.config import Limits
 from receiver.far_lane import FarLane
 from receiver.journal import ReceiverJournal
 from receiver.lane import Lane
+from receiver.results import BlockWritten, ObjectRefused, ObjectTaken
 
 REFUSED_MAX: Final = 4_096
 PATROL: Final = 64  # objects looked after at each patrol
@@ -150,7 +150,10 @@ class Wanted:
         entry = result.owner.entry
         self._drop(result.drop)
         log.warning("object_dropped", digest=entry.digest, reason=result.drop.value, detail=result.detail)
-        if result.drop is Drop.CODED_DIGEST_MISMATCH:  # damaged on our side; the next pass may bring it right
+        if result.drop in (
+            Drop.CODED_DIGEST_MISMATCH,
+            Drop.NO_ROOM,
+        ):  # our side's fault: the next pass may bring it right
             if result.owner not in self._receiving.get(entry.coded_digest, ()):
                 self._lanes[result.owner.lane].forget(result.owner)
             self.start_again(entry.coded_digest)
@@ -164,6 +167,14 @@ class Wanted:
         """Nothing of an object is on disk any more."""
         self._have.pop(coded_digest, None)
         self._forget(self._receiving.get(coded_digest, ()))
+
+    def named(self, session: bytes, toi: int) -> str | None:
+        """Return the digest of the object that is *toi* in *session*, if it is being received."""
+        for owners in self._receiving.values():
+            for owner in owners:
+                if owner.entry.toi == toi and owner.session == session:
+                    return owner.entry.digest
+        return None
 
     def shown(self) -> list[dict[str, Any]]:
         """Return what status shows of the objects being received."""

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal, Self, TextIO
 
 from rich import box
@@ -123,6 +123,17 @@ class Progress:
     def add(self, name: str, total: float | None = None) -> int:
         """A new bar; ``total`` None shows that something moves. Returns its number for ``update``."""
         return int(self._bars.add_task(_no_markup(name), total=total))
+
+    def counter(self, name: str, total: float) -> Callable[[float], None]:
+        """A new bar; returns what is told of each step forward."""
+        bar, done = self.add(name, total), 0.0
+
+        def moved(step: float) -> None:
+            nonlocal done
+            done += step
+            self.update(bar, completed=done)
+
+        return moved
 
     def update(
         self, bar: int, *, completed: float | None = None, total: float | None = None, name: str | None = None

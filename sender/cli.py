@@ -169,7 +169,9 @@ def doctor(config: Config = None, as_json: Json = False) -> None:
     raise typer.Exit(look.doctor(settings_of(config), as_json=as_json))
 
 
-import sender.cli_releases  # noqa: E402 - registers its commands after ours
+import sender.cli_archive  # noqa: E402 - registers its commands after ours
+import sender.cli_releases  # noqa: E402
+import sender.cli_repair  # noqa: E402
 import sender.cli_storage  # noqa: E402, F401
 
 

@@ -11,7 +11,7 @@ from sender.blocks import Order
 from sender.far_lane import FarLane
 from sender.journal import QueuedObject
 from sender.lane import Lane
-from sender.schedule import Rank, Schedule
+from sender.schedule import PRESSING, Rank, Schedule
 from sender.session import Session
 
 UPCOMING_MIN: Final = 8
@@ -68,18 +68,20 @@ class Dispatch:
             queued, shape, rank = step
             entry = self._session.entry_of(queued)
             if queued.id not in self._passes:
-                self._passes[queued.id] = _Pass(queued, entry.geometry.blocks)
+                self._passes[queued.id] = _Pass(queued, self._schedule.blocks_of(queued))
             order = Order(queued.id, queued.path, entry, shape, rank)
             self._orders[order] = queued
             lane.start(order)
             self.announce()
 
     def _lane_for_next(self, now: float) -> Lane | FarLane | None:
-        """Return the lane with the fewest blocks. One that is to take an urgent block gives back those read ahead."""
-        if self._schedule.pressing and self._schedule.ready(Rank.URGENT, now):
-            lane = min(self._lanes, key=_in_front)
-            lane.recall(Rank.URGENT)
-            return lane if lane.has_room else None
+        """Return the lane with the fewest blocks. One that is to take what presses gives back those read ahead."""
+        if self._schedule.pressing:
+            rank = next((rank for rank in PRESSING if self._schedule.ready(rank, now)), None)
+            if rank is not None:
+                lane = min(self._lanes, key=lambda lane: _in_front(lane, rank))
+                lane.recall(rank)
+                return lane if lane.has_room else None
         free = [lane for lane in self._lanes if lane.has_room]
         if len(free) > 1:
             return min(free, key=lambda lane: len(lane.orders))
@@ -169,7 +171,7 @@ class Dispatch:
         return (self._orders[order], order) if order is not None else None
 
 
-def _in_front(lane: Lane | FarLane) -> tuple[int, int]:
-    """How many blocks an urgent one cannot overtake on a lane, and how many there are."""
+def _in_front(lane: Lane | FarLane, rank: Rank) -> tuple[int, int]:
+    """How many blocks one of *rank* cannot overtake on a lane, and how many there are."""
     orders = lane.orders
-    return sum(order.rank >= Rank.URGENT for order in orders), len(orders)
+    return sum(order.rank >= rank for order in orders), len(orders)

@@ -10,7 +10,7 @@ from datetime import datetime, tzinfo
 from typing import Any, Final
 
 from sender.dispatch import Dispatch
-from sender.schedule import Rank
+from sender.schedule import PRESSING, Rank
 from sender.windows import Opening, Windows
 
 CLOSED_SHARE: Final = 0.01  # of link.rate, for what goes outside windows
@@ -51,7 +51,7 @@ class Gate:
     def _rate(self) -> int:
         if self.opening.rate is not None:
             return self.opening.rate
-        if self._dispatch.carries(Rank.URGENT):
+        if any(self._dispatch.carries(rank) for rank in PRESSING):
             return self._link_rate
         # The block that was on the wire when the window closed ends as it began.
         return self.rate if self._dispatch.carries(Rank.BULK) else self._closed_rate

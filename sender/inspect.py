@@ -13,7 +13,7 @@ from typing import Any
 from oci.blobs import BlobStore
 from oci.errors import OciError
 from oci.indexed import is_digest
-from oci.layout_index import entry_names
+from oci.layout_index import Entry, entry_names
 from oci.reference import Reference, is_tag, parse_reference
 from runtime import keys
 from runtime.errors import UserError, print_error
@@ -68,14 +68,20 @@ async def _lines_of_folder(text: str, sources: Sources) -> list[str]:
     origin = parse_origin(text, Path())
     assert origin.path is not None
     source = await sources.folder(origin)
-    found: dict[str, None] = {}
-    for entry in await asyncio.to_thread(source.entries):
-        if "artifactType" in entry:
-            continue  # a referrer: it travels with its subject
-        reference = _reference_of(entry_names(entry), origin.path, entry["digest"])
-        found[f"  - image: {reference}\n    from: {origin.kind}:{origin.path.absolute()}"] = None
+    found = entry_lines(await asyncio.to_thread(source.entries), origin.kind, origin.path)
     if not found:
         raise UserError(f"{text}: holds no image; give a layout or archive with at least one")
+    return found
+
+
+def entry_lines(entries: Sequence[Entry], kind: str, path: Path, *, named_after: Path | None = None) -> list[str]:
+    """Return the lines of images.yaml for *entries* of an index.json at *path*; nameless ones after a file."""
+    found: dict[str, None] = {}
+    for entry in entries:
+        if "artifactType" in entry:
+            continue  # a referrer: it travels with its subject
+        reference = _reference_of(entry_names(entry), named_after or path, entry["digest"])
+        found[f"  - image: {reference}\n    from: {kind}:{path.absolute()}"] = None
     return list(found)
 
 

@@ -35,6 +35,7 @@ class QueuedObject:
     passes_left: int
     passes_done: int
     urgent: bool = False  # overtakes what is not
+    spans: tuple[tuple[int, int], ...] = ()  # of coded bytes: a repair, of the blocks they touch
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class ReleaseRow:
     lock: str = ""  # the lines of images.lock that it came from
 
 
-_OBJECT_COLUMNS = (
+OBJECT_COLUMNS = (
     "id, kind, coding, digest, content_size, coded_digest, coded_size, path, label, passes_left, passes_done, urgent"
 )
 
@@ -278,16 +279,16 @@ class SenderJournal:
     def queue(self) -> list[QueuedObject]:
         """Return the objects with passes to go, first queued first."""
         rows = self.connection.execute(
-            f"SELECT {_OBJECT_COLUMNS} FROM objects WHERE passes_left > 0 AND cleared ORDER BY id"  # noqa: S608
+            f"SELECT {OBJECT_COLUMNS} FROM objects WHERE passes_left > 0 AND cleared ORDER BY id"  # noqa: S608
         )
-        return [_object(row) for row in rows]
+        return [object_of(row) for row in rows]
 
     def urgent(self) -> list[QueuedObject]:
         """Return the urgent objects with passes to go, first queued first: cheap however long the queue is."""
         rows = self.connection.execute(
-            f"SELECT {_OBJECT_COLUMNS} FROM objects WHERE urgent = 1 AND passes_left > 0 AND cleared ORDER BY id"  # noqa: S608
+            f"SELECT {OBJECT_COLUMNS} FROM objects WHERE urgent = 1 AND passes_left > 0 AND cleared ORDER BY id"  # noqa: S608
         )
-        return [_object(row) for row in rows]
+        return [object_of(row) for row in rows]
 
     def newest_object(self) -> int:
         """Return the highest object id, 0 without objects: it changes when one is queued."""
@@ -318,19 +319,6 @@ class SenderJournal:
         find = self.connection.execute
         rows = (find("SELECT object FROM carried WHERE digest = ?", (digest,)).fetchone() for digest in digests)
         return {int(row[0]) for row in rows if row is not None}
-
-    def repeat_oldest(self, among: set[int], sent_before: float) -> int | None:
-        """Queue one more pass of the object in *among* that was sent longest ago, if that is before *sent_before*.
-
-        Return its coded size (bytes), None if there is none.
-        """
-        rows = self.connection.execute(
-            "SELECT id, coded_size FROM objects WHERE passes_left = 0 AND sent < ? ORDER BY sent", (sent_before,)
-        )
-        oldest, size = next(((found, size) for found, size in rows if found in among), (0, None))
-        if size is not None:
-            self.repeat_objects({oldest})
-        return size
 
     def repeat_objects(self, ids: set[int]) -> None:
         """Queue one more pass of each of these objects that has none to go."""
@@ -437,7 +425,8 @@ class SenderJournal:
         return dict(zip(names.split(), map(int, row), strict=True))
 
 
-def _object(row: tuple[Any, ...]) -> QueuedObject:
+def object_of(row: tuple[Any, ...]) -> QueuedObject:
+    """Return what a row of OBJECT_COLUMNS says."""
     fields = list(row)
     fields[7] = Path(fields[7])
     fields[11] = bool(fields[11])

@@ -57,4 +57,13 @@ MIGRATIONS: Final = (
     CREATE INDEX carried_object ON carried (object);
     CREATE INDEX objects_path ON objects (path);
     """,
+    """
+    CREATE TABLE repairs (           -- source blocks that a repair code has asked for, until they have left
+        id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given to another: the schedule knows them by it
+        object INTEGER NOT NULL REFERENCES objects (id) ON DELETE CASCADE,
+        spans TEXT NOT NULL,         -- of coded bytes: JSON [[start, end], ...]
+        asked REAL NOT NULL, UNIQUE (object, spans));
+    CREATE TABLE carousel (          -- the rounds that idle link time makes through the desired state
+        one INTEGER PRIMARY KEY CHECK (one = 1), round INTEGER NOT NULL, started REAL NOT NULL);
+    """,
 )

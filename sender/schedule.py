@@ -1,4 +1,8 @@
-"""What goes on the wire next: releases, then urgent objects, then the others by passes made and age. Pure."""
+"""What goes on the wire next: releases, repairs, urgent objects, then the others by passes made and age. Pure.
+
+Each pass over an object begins at another of its blocks, so that an outage at the same moment of every pass does not
+take the same block each time.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,12 @@ from bisect import insort
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Final
 
 from protocol.geometry import BlockShape, Geometry
 from protocol.objects import Kind
+from protocol.ranges import RangeSet
+from protocol.repair_code import Cut
 from sender.journal import QueuedObject
 
 
@@ -17,49 +24,83 @@ class Rank(IntEnum):
 
     BULK = 0
     URGENT = 1
-    RELEASE = 2
+    REPAIR = 2  # what somebody has carried across by hand
+    RELEASE = 3
 
 
 def rank_of(queued: QueuedObject) -> Rank:
     """Return the rank that the journal gives an object."""
     if queued.kind == Kind.RELEASE:
         return Rank.RELEASE
+    if queued.spans:
+        return Rank.REPAIR
     return Rank.URGENT if queued.urgent else Rank.BULK
+
+
+PRESSING: Final = (Rank.REPAIR, Rank.URGENT)  # what takes back from a lane the blocks that it has read ahead
+_GOLDEN: Final = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: the multiples of it fall evenly, however many there are
+
+
+def rotated(count: int, number: int) -> int:
+    """Return where in 0 .. count - 1 the pass *number* (from 0) begins: at 0 first, then far from all before it."""
+    return ((number * _GOLDEN) % (1 << 64) * count) >> 64
+
+
+def blocks_touched(geometry: Geometry, spans: Iterable[tuple[int, int]]) -> list[int]:
+    """Return the numbers of the blocks that spans of coded bytes touch, ascending."""
+    cut = Cut(geometry.size, geometry.symbol_bytes, geometry.blocks)
+    inside = ((max(0, start), min(end, geometry.size)) for start, end in RangeSet(spans))
+    return [sbn for first, end in cut.blocks_of(inside) for sbn in range(first, end)]
 
 
 @dataclass(slots=True)
 class _Pass:
-    """A pass that has begun: blocks from *sbn* on are to be handed out, and those in *returned*, lowest first."""
+    """A pass that has begun: places from *place* on are to be handed out, and those in *returned*, lowest first.
+
+    Places count the blocks in the order of this pass: from *first* on, to the end, and then from the beginning.
+    """
 
     queued: QueuedObject
     geometry: Geometry
     rank: Rank
-    sbn: int = 0
+    first: int
+    chosen: list[int] | None  # the only blocks that belong to it, ascending; None: all
+    place: int = 0
     returned: list[int] = field(default_factory=list)
 
     @property
+    def blocks(self) -> int:
+        return self.geometry.blocks if self.chosen is None else len(self.chosen)
+
+    @property
     def to_go(self) -> bool:
-        return bool(self.returned) or self.sbn < self.geometry.blocks
+        return bool(self.returned) or self.place < self.blocks
 
     def take(self) -> BlockShape:
-        if self.returned:
-            return self.geometry.block(self.returned.pop(0))
-        self.sbn += 1
-        return self.geometry.block(self.sbn - 1)
+        place = self.returned.pop(0) if self.returned else self.place
+        self.place = max(self.place, place + 1)
+        at = (self.first + place) % self.blocks
+        return self.geometry.block(at if self.chosen is None else self.chosen[at])
+
+    def give_back(self, sbn: int) -> None:
+        at = sbn if self.chosen is None else self.chosen.index(sbn)
+        insort(self.returned, (at - self.first) % self.blocks)
 
 
 class Schedule:
     """Orders passes over objects; *geometry_of* cuts a coded size (bytes) into blocks.
 
     Passes of one object are *spacing* seconds apart, so that one outage cannot swallow two of them. What has a rank
-    below *floor* waits, also in the middle of a pass.
+    below *floor* waits, also in the middle of a pass. Passes begin at other blocks in another *turn*, the session's
+    epoch: what no session lives long enough to reach from one block, it reaches from another.
     """
 
-    def __init__(self, geometry_of: Callable[[int], Geometry], spacing: float) -> None:
+    def __init__(self, geometry_of: Callable[[int], Geometry], spacing: float, turn: int = 0) -> None:
         self.floor = Rank.BULK
-        self.pressing = False  # whether anything urgent is known, which may be on its way already
+        self.pressing = False  # whether anything of PRESSING is known, which may be on its way already
         self._geometry_of = geometry_of
         self._spacing = spacing
+        self._turn = turn
         self._waiting: dict[Rank, list[QueuedObject]] = {rank: [] for rank in reversed(Rank)}
         self._passes: dict[int, _Pass] = {}  # by object id, first begun first; until their last block has left
         self._begun: dict[int, int] = {}  # object id -> passes begun, in all sessions
@@ -76,7 +117,7 @@ class Schedule:
         self._take_in(queue)
 
     def hurry(self, urgent: Iterable[QueuedObject]) -> None:
-        """Take the urgent objects with passes to go before all of the queue is looked at again."""
+        """Take the urgent objects and repairs with passes to go before all of the queue is looked at again."""
         urgent = list(urgent)
         known = {queued.id for queued in urgent}
         for rank, waiting in self._waiting.items():
@@ -115,8 +156,8 @@ class Schedule:
         return self._going(rank) is not None or self._first_ready(rank, now) is not None
 
     def _note_pressing(self) -> None:
-        going = any(each.rank is Rank.URGENT for each in self._passes.values())
-        self.pressing = going or bool(self._waiting[Rank.URGENT])
+        going = any(each.rank in PRESSING for each in self._passes.values())
+        self.pressing = going or any(self._waiting[rank] for rank in PRESSING)
 
     def _going(self, rank: Rank) -> _Pass | None:
         return next((each for each in self._passes.values() if each.rank is rank and each.to_go), None)
@@ -130,14 +171,21 @@ class Schedule:
         if at is None:
             return None
         queued = self._waiting[rank].pop(at)
+        geometry = self._geometry_of(queued.coded_size)
+        chosen = blocks_touched(geometry, queued.spans) or None  # None: all
+        first = rotated(geometry.blocks, self._turn + self._begun[queued.id]) if chosen is None else 0
         self._begun[queued.id] += 1
         self._ready_at[queued.id] = float("inf")
-        self._passes[queued.id] = _Pass(queued, self._geometry_of(queued.coded_size), rank)
+        self._passes[queued.id] = _Pass(queued, geometry, rank, first, chosen)
         return self._passes[queued.id]
+
+    def blocks_of(self, queued: QueuedObject) -> int:
+        """Return how many blocks the pass that has begun over *queued* has."""
+        return self._passes[queued.id].blocks
 
     def take_back(self, queued: QueuedObject, sbn: int) -> None:
         """Hand out again, in its turn, a block that did not leave."""
-        insort(self._passes[queued.id].returned, sbn)
+        self._passes[queued.id].give_back(sbn)
 
     def upcoming(self, most: int) -> list[QueuedObject]:
         """Return the objects that follow those being read, at most *most*."""

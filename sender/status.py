@@ -15,6 +15,7 @@ from runtime.terminal import human_bytes, human_duration, human_rate, print_json
 from sender.candidates import pending, waiting_line
 from sender.config import SenderSettings
 from sender.journal import SenderJournal
+from sender.repair_queue import RepairQueue
 
 STALE_S: Final = 5.0  # transmit reports several times a second
 
@@ -52,7 +53,7 @@ def collect(journal: SenderJournal, now: float) -> dict[str, Any]:
         role: {**document, "updated": _time(updated), "age_s": round(max(now - updated, 0.0), 1)}
         for role, (document, updated) in journal.live().items()
     }
-    totals = journal.totals()
+    totals = {**journal.totals(), **RepairQueue(journal).totals()}
     return {
         "state": "known",
         "alarms": _alarms(live.get("transmit", {}), totals),
@@ -82,8 +83,9 @@ def _alarms(transmit: dict[str, Any], totals: dict[str, int]) -> list[str]:
         return [f"transmit stopped answering {human_duration(transmit['age_s'])} ago; its log says why"]
     if transmit.get("state") == "link down":
         return ["the link is down; what is queued waits"]
-    if totals["queued_objects"] and (not transmit or stale):
-        return [f"{_objects(totals['queued_objects'])} queued and nobody sends; start `checkvalve-sender run`"]
+    waiting = totals["queued_objects"] + totals["queued_repairs"]
+    if waiting and (not transmit or stale):
+        return [f"{_objects(waiting)} queued and nobody sends; start `checkvalve-sender run`"]
     return []
 
 
@@ -135,6 +137,8 @@ def _print(found: dict[str, Any]) -> None:
     for line in _registries(found["fetch"].get("registries", {}), time.time()):
         print(f"registry    {line}")
     print(f"queued      {_objects(found['queued_objects'])}, {human_bytes(found['queued_bytes'])}{urgent}")
+    if found["queued_repairs"]:
+        print(f"repairs     {_objects(found['queued_repairs'])}, {human_bytes(found['repair_bytes'])}, go first")
     if found["waiting_objects"]:
         waiting = f"{_objects(found['waiting_objects'])}, {human_bytes(found['waiting_bytes'])}"
         print(f"waiting     {waiting}, until a release that needs them is approved")

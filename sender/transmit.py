@@ -30,6 +30,7 @@ from runtime.signals import StopFlag
 from runtime.threads import name_thread
 from runtime.zones import zone
 from sender.alone import alone
+from sender.carousel import Carousel
 from sender.config import SenderSettings
 from sender.decisions import Decisions
 from sender.dispatch import Dispatch, Outcome
@@ -40,6 +41,7 @@ from sender.lane import Lane
 from sender.link import Link
 from sender.outbox import RETRY_S, Outbox
 from sender.releases import Signer, desired_contents, queue_release
+from sender.repair_queue import RepairQueue, bytes_to_go
 from sender.schedule import Schedule
 from sender.session import Session
 
@@ -49,7 +51,6 @@ CLOSING_S: Final = 1.0  # how long the end of a session is announced
 LOOKAHEAD_S: Final = 0.1  # of link time that the object table describes ahead
 IDLE_S: Final = 0.01
 LISTEN_S: Final = 0.002  # between looks at what further lanes say
-CAROUSEL_S: Final = 1.0  # between looks for something to repeat
 WINDOW_S: Final = 0.01  # between looks at the windows
 QUEUE_SHARE: Final = 0.05  # of the time, at most, goes into reading a long queue
 RELEASE_PASSES: Final = 3
@@ -149,6 +150,8 @@ class _Transmitter:
         self._settings = settings
         self._journal = journal
         self._decisions = Decisions(journal)
+        self._repairs = RepairQueue(journal)
+        self._carousel = Carousel(journal, settings.repeats.carousel)
         self._signer = Signer(journal, signer, settings.collections)
         self._lane = lane
         lane.on_down = lambda: self._tell_live(time.monotonic(), "link down")
@@ -157,7 +160,8 @@ class _Transmitter:
         self._open_session = open_session
         self._session = open_session()
         journal.be_brief()
-        self._schedule = Schedule(self._session.profile.geometry, settings.repeats.spacing)
+        turn = self._session.parameters.epoch - 1
+        self._schedule = Schedule(self._session.profile.geometry, settings.repeats.spacing, turn)
         self._once = once
         self._round = round_token
         self._dispatch = Dispatch(self._schedule, settings.link.rate / 8 * LOOKAHEAD_S)
@@ -168,14 +172,12 @@ class _Transmitter:
             urgent_ignores=settings.schedule.urgent_ignores_windows,
             zone=zone(settings.schedule.timezone),
         )
-        self._urgent: list[QueuedObject] = []  # as seen last
+        self._urgent: list[QueuedObject] = []  # and repairs, as seen last
         self._newest: list[ReleaseRow] = []
         self._release_digests: dict[str, str] = {}  # collection -> content digest of its release object
         self._proposals_seen: object = None
-        self._desired: set[int] = set()  # objects that carry the newest releases' contents
-        self._desired_of: object = None  # what the set was made from
         self._outbox = Outbox()
-        self._due_housekeeping = self._due_live = self._due_queue = self._due_carousel = float("-inf")
+        self._due_housekeeping = self._due_live = self._due_queue = float("-inf")
         self._due_listen = self._due_renewal = self._due_window = float("-inf")
         self._due_release = time.monotonic() + settings.repeats.release_every
         self._closing_until: float | None = None
@@ -262,6 +264,10 @@ class _Transmitter:
 
     def _learn(self, outcome: Outcome) -> None:
         for queued in outcome.passes:
+            if queued.spans:
+                self._outbox.later(partial(self._repairs.done, queued))
+                log.info("repair_sent", label=queued.label, digest=queued.digest, bytes=bytes_to_go(queued))
+                continue
             self._outbox.later(partial(self._journal.note_pass, queued.id, time.time()))
             self._objects_sent += 1
             log.info(
@@ -275,10 +281,10 @@ class _Transmitter:
             self._due_housekeeping = min(self._due_housekeeping, time.monotonic() + IDLE_S)
         for queued, reason in outcome.unreadable:
             log.error("object_unreadable", label=queued.label, path=str(queued.path), error=reason)
-            self._outbox.later(partial(self._journal.drop_object, queued.id))
+            self._outbox.later(partial(self._repairs.drop_object, queued))
             if queued.kind == Kind.RELEASE:  # ours to make again
                 self._proposals_seen = None
-            self._desired_of = None
+            self._carousel.forget()
             self._due_housekeeping = time.monotonic()
 
     @property
@@ -289,7 +295,8 @@ class _Transmitter:
     # --- a few times a second ------------------------------------------------------------------------------------
 
     def _housekeeping(self, now: float) -> None:
-        self._due_housekeeping = now + HOUSEKEEPING_S
+        going_round = self._schedule.empty and self._carousel.due(now)
+        self._due_housekeeping = now + (IDLE_S if going_round else HOUSEKEEPING_S)
         if not self._outbox.attempt(lambda: self._look_at_journal(now)):
             self._due_housekeeping = now + RETRY_S
         self._set_newest()
@@ -308,16 +315,18 @@ class _Transmitter:
         if not self._idle and now < self._due_queue:
             return
         begun = time.monotonic()
-        queue = self._journal.queue()
-        if not queue and self._carousel(now):
-            queue = self._journal.queue()
+        queue = self._journal.queue() + self._repairs.queue()
         self._schedule.refresh(queue)
+        if self._schedule.empty and self._repeat(now):  # while the last blocks before are on the wire
+            queue = self._journal.queue() + self._repairs.queue()
+            self._schedule.refresh(queue)
         self._dispatch.announce()
-        self._encoder.queued_bytes = sum(queued.coded_size * queued.passes_left for queued in queue)
+        self._encoder.queued_bytes = sum(map(bytes_to_go, queue))
         self._queued = {
             "queued_objects": len(queue),
             "queued_bytes": self._encoder.queued_bytes,
-            "queued_urgent": len(self._urgent),
+            "queued_urgent": sum(queued.urgent for queued in self._urgent),
+            "queued_repairs": sum(bool(queued.spans) for queued in self._urgent),
         }
         self._due_queue = now + (time.monotonic() - begun) / QUEUE_SHARE
         if self._once and over and not queue and not self._dispatch.busy and self._closing_until is None:
@@ -326,8 +335,8 @@ class _Transmitter:
             self._closing_until = now + CLOSING_S
 
     def _look_at_urgent(self) -> None:
-        """See what is urgent each time, where the whole of a long queue is looked at seldom."""
-        urgent = self._journal.urgent()
+        """See what is urgent or a repair each time, where the whole of a long queue is looked at seldom."""
+        urgent = self._repairs.queue() + self._journal.urgent()
         if urgent != self._urgent:
             self._urgent = urgent
             self._schedule.hurry(urgent)
@@ -347,26 +356,19 @@ class _Transmitter:
         self._due_release = now + self._settings.repeats.release_every
         self._due_queue = now
 
-    def _carousel(self, now: float) -> bool:
-        """Idle link time repeats the desired state, oldest first, for receivers that are new or missed something."""
-        every, share = self._settings.repeats.carousel, self._settings.schedule.carousel_share
-        if self._once or every <= 0 or share <= 0 or now < self._due_carousel or not self._gate.open:
+    def _repeat(self, now: float) -> bool:
+        """Idle link time repeats the desired state; whether anything was queued for that."""
+        share = self._settings.schedule.carousel_share
+        if self._once or share <= 0 or not self._gate.open:
             return False
-        stamp = (self._journal.newest_object(), tuple(row.digest for row in self._newest))
-        if stamp != self._desired_of:
-            self._desired = self._journal.carriers(desired_contents(self._newest))
-            self._desired_of = stamp
-        size = self._journal.repeat_oldest(self._desired, time.time() - every)
-        if size is None:
-            self._due_carousel = now + min(CAROUSEL_S, every)
-            return False
-        self._due_carousel = now + self._link_time(size) / share
-        return True
+        size = self._carousel.turn(self._newest, now, time.time())
+        if size is not None and share < 1:
+            self._carousel.wait(now, self._link_time(size) / share)
+        return size is not None
 
     def _link_time(self, coded_size: int) -> float:
         """Return the seconds that a pass takes of the link at the rate it has now."""
-        geometry = self._session.profile.geometry(coded_size)
-        datagrams = sum(geometry.block(sbn).datagrams for sbn in range(geometry.blocks))
+        datagrams = self._session.profile.geometry(coded_size).datagrams()
         link = self._lane.link
         return datagrams * (link.datagram_bytes + link.header_bytes) * 8 / self._gate.rate
 

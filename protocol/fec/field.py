@@ -13,6 +13,7 @@ import reedsolo
 
 POLYNOMIAL: Final = 0x11D
 
+# Kept here: reedsolo's own functions compute in the field that was asked for last, which may be another one.
 _LOG, _EXP, _ORDER = reedsolo.init_tables(POLYNOMIAL)  # _ORDER = 255
 
 
@@ -20,12 +21,12 @@ def inverse(value: int) -> int:
     """Return 1 / value; ZeroDivisionError for 0."""
     if value == 0:
         raise ZeroDivisionError("0 has no inverse in GF(2^8)")
-    return int(reedsolo.gf_inverse(value))
+    return int(_EXP[_ORDER - _LOG[value]])
 
 
 def multiply(a: int, b: int) -> int:
     """Return a * b."""
-    return int(reedsolo.gf_mul(a, b))
+    return int(_EXP[_LOG[a] + _LOG[b]]) if a and b else 0
 
 
 TABLES: Final[list[bytes]] = [bytes(multiply(c, x) for x in range(256)) for c in range(256)]

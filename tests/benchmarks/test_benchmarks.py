@@ -56,6 +56,20 @@ def test_memory(folder: Path) -> None:
     assert all(20 < peak < 300 for peak in row["peak_mb"].values())
 
 
+def test_repair(folder: Path) -> None:
+    figures = taken("repair", folder)
+    lengths = {row["case"]: row["printed"] for row in figures["rows"]}
+    assert lengths["3 blocks of the layer"] <= 60
+    assert all(row["misread"] == 0 for row in figures["mistyped"])
+    assert all(row["mended"] == row["tries"] for row in figures["mistyped"][:3])
+
+
+def test_converge(folder: Path) -> None:
+    (row,) = taken("converge", folder)["rows"]
+    assert row["whole"] == 1
+    assert row["wire_bytes"]["median"] > 3_000_000
+
+
 def test_what_cannot_be_measured_says_why() -> None:
     document = {"figures": {"skipped": "the one-way lab needs root"}}
     assert report.section("peers", document) == "Not measured: the one-way lab needs root."
@@ -95,3 +109,15 @@ def test_the_connected_side(folder: Path) -> None:
     assert [each["requests"] for each in rows] == [100, 101, 1, 0, 100, 100], "HEAD for each tag, GET for each list"
     steps = list(taken("urgent", folder)["urgent_s"].values())
     assert [each["median"] for each in steps[:3]] == sorted(each["median"] for each in steps[:3])
+
+
+@pytest.mark.lab
+def test_the_isolated_side(folder: Path) -> None:
+    if reason := missing() or missing_programs():
+        pytest.skip(reason)
+    (row,) = taken("publish", folder)["rows"]
+    assert row["bytes"] > 2_000_000
+    assert all(row[way]["seconds"]["median"] > 0 for way in ("daemon", "once", "skopeo"))
+    steps = taken("landing", folder)["steps_s"]
+    # a layer may be whole some milliseconds before the last datagram, which carries a repair symbol nobody needs
+    assert -1 < steps["received"]["median"] < steps["tag"]["median"] < 20

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
+import random
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -153,6 +156,20 @@ def test_killed_while_a_torn_line_is_dealt_with(log: Audit, monkeypatch: pytest.
     assert log.path.with_name(records[1].facts["kept"]).read_bytes() == b'{"seq":2'
 
 
+def test_a_log_that_is_moved_away_gets_no_more_lines(log: Audit) -> None:
+    log.append("held", object="old")
+    moved = log.path.with_name("audit-2026.jsonl")
+    with log.path.open("rb") as before:
+        fcntl.flock(before, fcntl.LOCK_EX)
+        writer = threading.Thread(target=log.append, args=("held",), kwargs={"object": "new"})
+        writer.start()
+        time.sleep(0.2)  # it waits for the lock of the old one
+        log.path.rename(moved)
+    writer.join(10)
+    assert [record.object for record in log.records()] == ["new"]
+    assert [record.object for record in Audit(moved).records()] == ["old"]
+
+
 def test_a_last_line_of_somebody_else_is_not_followed(log: Audit) -> None:
     log.append("held")
     with log.path.open("ab") as file:
@@ -210,3 +227,22 @@ def test_processes_and_threads_append_at_once(log: Audit) -> None:
     assert log.verify()[0] == 240
     for name in {record.actor for record in records}:
         assert [int(record.object) for record in records if record.actor == name] == list(range(40))
+
+
+def test_writers_that_are_killed_leave_a_chain_that_goes_on(log: Audit) -> None:
+    context = multiprocessing.get_context("fork")
+    draw = random.Random(5)
+    for number in range(12):
+        writers = [context.Process(target=_writer, args=(log.path, f"{number}-{n}", 10_000)) for n in range(2)]
+        for one in writers:
+            one.start()
+        time.sleep(draw.uniform(0.02, 0.1))
+        for one in writers:
+            one.kill()
+            one.join()
+    count, _ = log.verify()
+    assert count > 12
+    assert log.append("held").seq >= count + 1
+    for name in {record.actor for record in log.records() if record.action != TORN}:
+        objects = [int(record.object) for record in log.records() if record.actor == name and record.object]
+        assert objects == list(range(len(objects)))  # what was appended is there, in its order

@@ -16,9 +16,13 @@ from protocol.beacon import Newest
 from protocol.buffers import BlockBuffer, whole_symbols
 from protocol.incoming import IncomingBlock, IncomingObject
 from receiver import assemble
-from receiver.assemble import Assembler, BlockWritten, ObjectTaken
+from receiver import ledger as ledger_module
+from receiver.assemble import Assembler
 from receiver.journal import ReceiverJournal
 from receiver.ledger import Ledger
+from receiver.partial_files import Bounds
+from receiver.results import BlockWritten, ObjectTaken, PartialForgotten
+from receiver.room import Reserve
 from receiver.senders import Trust
 from tests.capture.rig import Cargo, Mouth, Side, Wire, digest_of, end, rss_bytes, some_bytes
 from tests.support.waits import wait_for
@@ -82,7 +86,7 @@ def test_with_the_disk_full_it_still_ends_when_told_to(side: Side, tiny: Path, s
     wait_for(lambda: side.events("session_joined"))
     fill(tiny)
     mouth.say(wire.send([Cargo(some_bytes(3_000_000))]))
-    wait_for(lambda: side.events("disk_failed"))
+    wait_for(lambda: side.events("disk_low"))
     _, seconds = end(process)
     assert seconds < 8
 
@@ -90,7 +94,9 @@ def test_with_the_disk_full_it_still_ends_when_told_to(side: Side, tiny: Path, s
 @pytest.fixture
 def assembler(side: Side) -> Iterator[Assembler]:
     side.state.mkdir()
-    made = Assembler(side.spool, side.state / "partial", side.state / "journal.sqlite", Trust(side.trusted), 1 << 30)
+    made = Assembler(
+        side.spool, side.state / "partial", side.state / "journal.sqlite", Trust(side.trusted), Bounds(1 << 30)
+    )
     made.start()
     yield made
     made.stop()
@@ -140,6 +146,76 @@ def test_finished_bytes_are_never_written_again(assembler: Assembler) -> None:
     assembler.spool.verify(digest)
 
 
+def test_a_block_of_which_nothing_can_be_restored_takes_no_room(assembler: Assembler) -> None:
+    owner = IncomingObject(Cargo(some_bytes(3_000_000)).entry(), b"s")
+    geometry = owner.entry.geometry
+    empty = IncomingBlock(owner, 0, BlockBuffer(whole_symbols(geometry), geometry.symbol_bytes))
+    assert not assembler.put(empty)
+    [result] = wait_for(lambda: list(assembler.results))
+    assert result == BlockWritten(empty, ())
+    assert list(assembler.partial.iterdir()) == []
+
+
+def test_blocks_wait_for_room_within_a_bound_and_the_oldest_are_dropped(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assemble, "RETRY_S", 0.1)
+    monkeypatch.setattr(assemble, "SYNC_S", 0.05)
+    side.state.mkdir()
+    paths = side.state / "partial", side.state / "journal.sqlite"
+    made = Assembler(side.spool, *paths, Trust(side.trusted), Bounds(1 << 30, reserve=1 << 60))
+    made.start()
+    cargo = Cargo(some_bytes(3_000_000))
+    owner = IncomingObject(cargo.entry(), b"s")
+    shapes = [owner.entry.geometry.block(sbn) for sbn in range(5)]
+    monkeypatch.setattr(assemble, "PARKED_BYTES_MAX", 2 * shapes[0].size)
+    blocks = [complete(owner, s.sbn, cargo.coded[s.offset : s.offset + s.size]) for s in shapes]
+    for block in blocks:
+        made.put(block)
+    wait_for(lambda: len(made.results) == 3)
+    assert list(made.results) == [BlockWritten(block, (), no_room=True) for block in blocks[:3]]
+    assert made.trouble.document()[0][:2] == ("disk_low", "partial")
+    made._files.reserve = Reserve(paths[0], 0)
+    wait_for(lambda: len(made.results) == 5)
+    assert [result.ranges for result in list(made.results)[3:]] == [
+        ((s.offset, s.offset + s.size),) for s in shapes[3:]
+    ]
+    assert made.trouble.document() == []
+    made.stop()
+    journal = ReceiverJournal(paths[1])
+    assert journal.ranges(digest_of(cargo.coded)) == [(shapes[3].offset, shapes[4].offset + shapes[4].size)]
+    journal.close()
+
+
+def test_partial_objects_grow_old_while_the_link_lives_and_only_then(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assemble, "AGE_STEP_S", 0.05)
+    monkeypatch.setattr(assemble, "SYNC_S", 0.05)
+    side.state.mkdir()
+    paths = side.state / "partial", side.state / "journal.sqlite"
+    made = Assembler(side.spool, *paths, Trust(side.trusted), Bounds(1 << 30, age=100.0))
+    made.start()
+    cargo = Cargo(some_bytes(3_000_000))
+    owner = IncomingObject(cargo.entry(), b"s")
+    shape = owner.entry.geometry.block(0)
+    made.put(complete(owner, 0, cargo.coded[: shape.size]))
+    journal = ReceiverJournal(paths[1])
+    wait_for(lambda: journal.ranges(digest_of(cargo.coded)))
+    made.live_s += 99
+    time.sleep(0.5)
+    assert len(list(paths[0].iterdir())) == 1
+    made.live_s += 2
+    wait_for(lambda: not list(paths[0].iterdir()))
+    forgotten = wait_for(lambda: [each for each in made.results if isinstance(each, PartialForgotten)])
+    assert [(each.partial.digest, each.reason) for each in forgotten] == [
+        (digest_of(cargo.coded), "limits.partial_age")
+    ]
+    assert journal.partials() == []
+    journal.close()
+    made.stop()
+
+
 def test_the_ledger_keeps_only_the_newest_while_the_journal_is_locked(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     journal = ReceiverJournal(path)
@@ -162,6 +238,27 @@ def test_the_ledger_keeps_only_the_newest_while_the_journal_is_locked(tmp_path: 
     assert journal.live()["capture"][0] == {"n": 4_999}
     assert journal.heard()["default"][0] == 4_999
     journal.close()
+
+
+def test_a_journal_that_is_damaged_while_it_is_used_ends_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "CHECK_S", 0.0)
+    path = tmp_path / "journal.sqlite"
+    journal = ReceiverJournal(path)
+    for number in range(500):
+        journal.note_unpacked(f"sha256:{number:064x}", 1.0)
+    journal.close()
+    ledger = Ledger(path)
+    ledger.start()
+    ledger.publish({"n": 0}, {"datagrams": 5})
+    time.sleep(0.3)
+    assert ledger.alive
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"rot" * 5_000)
+    ledger.publish({"n": 1}, {"datagrams": 6})
+    wait_for(lambda: not ledger.alive)
 
 
 def test_thousands_of_small_objects_come_through_in_one_pass() -> None:

@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -411,10 +412,33 @@ def test_the_end_of_a_session_is_noted_until_another_begins(side: Side, start: S
 
 def test_a_thread_that_cannot_go_on_ends_the_process_with_a_line(side: Side, start: Start, mouth: Mouth) -> None:
     process = start()
-    (side.state / "spool").mkdir(exist_ok=True)
-    (side.state / "spool" / "blobs").write_text("in the way of the folder")
-    mouth.say(Wire(side).send([Cargo(b"content")]))
-    assert process.wait(10) == 1
+    connection = sqlite3.connect(side.state / "journal.sqlite")
+    connection.executescript(
+        "CREATE TRIGGER broken BEFORE INSERT ON partials BEGIN SELECT RAISE(ABORT, 'an invariant'); END"
+    )
+    connection.close()
+    mouth.say(Wire(side).send([Cargo(some_bytes(3_000_000))]))
+    assert process.wait(20) == 1
     [failure] = side.events("assembler_failed")
-    assert "blobs" in failure["error"]
+    assert "an invariant" in failure["error"]
     assert side.journal().live()["capture"][0]["state"] == "stopped"
+
+
+def test_a_journal_that_was_damaged_is_set_aside_at_the_start_and_reception_goes_on(
+    side: Side, start: Start, mouth: Mouth
+) -> None:
+    process = start()
+    mouth.say(Wire(side).send([Cargo(b"content")]))
+    wait_for(lambda: here(side, b"content"))
+    end(process, signal.SIGKILL)
+    journal = side.state / "journal.sqlite"
+    for path in (journal, journal.with_name("journal.sqlite-wal")):
+        with path.open("r+b") as file:
+            file.write(b"rot" * 40_000)
+    start()
+    [told] = side.events("journal_replaced")
+    assert Path(told["set_aside"]).exists()
+    mouth.say(Wire(side, 1).idle(0.3))  # the epoch of before is not new, though the journal forgot it
+    wait_for(lambda: side.journal().counters().get("drop.epoch_reused"))
+    mouth.say(Wire(side, 2).send([Cargo(b"more")]))
+    wait_for(lambda: here(side, b"content", b"more"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from judging.hook import REASON_CHARS_MAX, make_layout, remove_stale, run_hook
+from judging.hook import REASON_CHARS_MAX, Unanswered, make_layout, remove_stale, run_hook
 from oci.closure import walk
 from oci.layout import Layout
 from protocol.release import ReleaseImage
@@ -91,7 +91,9 @@ async def test_a_hook_gets_layout_entry_and_its_own_arguments_but_not_our_enviro
 
 async def test_a_bare_name_is_looked_for_in_path(place: Place) -> None:
     assert await place.run("true") is None
-    assert await place.run("false") == "hook false: exit code 1"
+    said = await place.run("false")
+    assert said == "hook false: exit code 1"
+    assert not isinstance(said, Unanswered)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +130,7 @@ async def test_a_hook_that_hangs_is_ended_with_all_it_started(place: Place) -> N
     began = time.monotonic()
     said = await place.run(script, timeout=0.5)
     assert said == "hook scan.sh: not done after 0.5 s (verify.hook.timeout), so it was ended"
+    assert isinstance(said, Unanswered)
     assert time.monotonic() - began < 10
     await gone(int(pid.read_text()))
 

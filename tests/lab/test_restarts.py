@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from oci.layout import Layout
-from tests.lab.oneway import LOSS_UNIT, OneWay
+from tests.lab.oneway import OneWay
 from tests.lab.world import Registries, Sides, kill, until
 from tests.support.images import random_image
 from tests.support.processes import Process
@@ -61,17 +61,14 @@ async def test_the_sender_ends_in_the_middle_and_what_had_arrived_is_not_needed_
     sides.list_images(f"{name}:1@{root}")
     sides.start_receiver()
     sender = sides.start_sender()
-    until(lambda: sides.partial_bytes() > SIZE * 6 // 10, 20, "most of the layer is here", every=0.02)
+    until(lambda: sides.partial_bytes() > SIZE * 7 // 10, 20, "most of the layer is here", every=0.02)
     END[end](sender)
     kept = sides.partial_bytes()
 
-    # The new session sends the layer from its beginning; the diode swallows what is here already.
-    lab.set_loss(LOSS_UNIT)
+    # The second session begins 0.62 into the layer: it is complete long before what is here already comes by again.
     before = sides.sent_bytes()
     sides.start_sender()
-    until(lambda: kept // 10 < sides.sent_bytes() != before, 15, "the first blocks went by", every=0.01)
-    assert lab.counts().passed == 0
-    lab.set_loss(0)
+    until(lambda: before != sides.sent_bytes() and sides.partial_bytes() == 0, 15, "the layer is complete")
     assert sides.sent_bytes() < kept
     target = f"{name}/docker.io/library/{name}"
     until(lambda: registries.tagged(target, "1") == root, 20, "the image is complete")

@@ -70,9 +70,18 @@ def children(pid: int) -> list[int]:
 @contextlib.contextmanager
 def docker_registry(side: Side, folder: Path, address: str) -> Iterator[Path]:
     """Run an empty docker-registry at *address* of a side while the block lasts; yields where its files are."""
-    folder.mkdir()
-    config, data = folder / "config.yml", folder / "data"
-    config.write_text(_REGISTRY_CONFIG.format(root=data, address=address))
+    server = start_registry(side, folder, address)
+    try:
+        yield folder / "data"
+    finally:
+        server.stop()
+
+
+def start_registry(side: Side, folder: Path, address: str) -> Process:
+    """Start docker-registry at *address* of a side, with the files that are in *folder* already; it answers then."""
+    folder.mkdir(exist_ok=True)
+    config = folder / "config.yml"
+    config.write_text(_REGISTRY_CONFIG.format(root=folder / "data", address=address))
     server = Process("docker-registry", ["docker-registry", "serve", str(config)], folder / "log", prefix=side())
     probe = (
         "import urllib.request as u, sys\n"
@@ -85,10 +94,11 @@ def docker_registry(side: Side, folder: Path, address: str) -> Iterator[Path]:
         return subprocess.run(side(sys.executable, "-c", probe), check=False).returncode == 0
 
     try:
-        until(answers, 10, f"docker-registry answers at {address}")
-        yield data
-    finally:
+        until(answers, 20, f"docker-registry answers at {address}")
+    except BaseException:
         server.stop()
+        raise
+    return server
 
 
 @dataclass
@@ -106,7 +116,7 @@ class Registries:
         done = subprocess.run(
             side("skopeo", "--policy", policy, "--tmpdir", self.folder, *arguments),
             capture_output=True,
-            timeout=60,
+            timeout=300,  # hundreds of megabytes, beside other work
             check=False,
         )
         assert done.returncode == 0, done.stderr.decode()
@@ -155,15 +165,17 @@ class Sides:
     prefix: str
     rate: str = "400Mbit"
     repeats: dict[str, Any] = field(default_factory=dict)
+    fetch: dict[str, Any] = field(default_factory=dict)
     lanes: int = 1
     receiver_pub: Path | None = None
+    internal: str = INTERNAL
     processes: list[Process] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.low, self.high = self.folder / "low", self.folder / "high"
         if self.receiver_pub is None:
             self._command(
-                "receiver", "init", self.high, "--listen", f"{HIGH}:{PORT}", "--registry", f"http://{INTERNAL}"
+                "receiver", "init", self.high, "--listen", f"{HIGH}:{PORT}", "--registry", f"http://{self.internal}"
             )
         public = self.receiver_pub or self.high / "keys/receiver.pub"
         self._command("sender", "init", self.low, "--to", f"{HIGH}:{PORT}", "--rate", self.rate, "-r", public)
@@ -171,7 +183,7 @@ class Sides:
         with (self.low / "sender.yaml").open("a") as settings:
             settings.write(f"\nrepeats: {json.dumps({'release_every': '1s', **self.repeats})}\n")
             access = {"docker.io": {"location": UPSTREAM, "plain_http": True}}
-            settings.write(f"fetch: {json.dumps({'registries': access})}\n")
+            settings.write(f"fetch: {json.dumps({'registries': access, **self.fetch})}\n")
         if self.receiver_pub is None:
             self._command("receiver", "init", self.high, "--sender", self.low / "keys/sender.pub")
             _uncomment(self.high / "receiver.yaml", "prefix: internal", f"prefix: {self.prefix}")

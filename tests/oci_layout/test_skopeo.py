@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from oci.archive import open_archive
+from oci.blobs import BlobStore
+from oci.bundle import Bundle, index_entries
 from oci.descriptor import Descriptor, sha256_digest
 from oci.layout import Layout
 from oci.server import RunningServer, serve
 from oci.store import Source
+from oci.volumes import VolumeWriter
 from tests.oci_layout.images import legacy_files, multi_image, referrer_to, single_image, tar_of
 from tests.oci_layout.test_archive import LEGACY_PIN, read_closure
 
@@ -167,3 +170,20 @@ async def test_legacy_archive_of_ours_is_one_for_skopeo_too(tmp_path: Path) -> N
     with open_archive(path) as source:
         await move(source, Layout(tmp_path / "target"), LEGACY_PIN, "1")
     await run_copy(tmp_path, f"oci:{tmp_path}/target:1", f"dir:{tmp_path}/dir")
+
+
+async def test_skopeo_reads_what_archive_writes(tmp_path: Path) -> None:
+    image = single_image("carried")
+    store = BlobStore(tmp_path / "spool")
+    for digest, data in image.all_files().items():
+        store.write(digest, data)
+    entries = index_entries([("docker.io/library/app:1.27", image.root.descriptor)], store)
+    with VolumeWriter(tmp_path / "x.tar", 64 * 1024) as writer:
+        blobs = {digest: len(data) for digest, data in image.all_files().items()}
+        Bundle({"checkvalve/release": b"envelope"}, entries, blobs).write(writer.write, store)
+        writer.commit()
+    joined = tmp_path / "joined.tar"
+    joined.write_bytes(b"".join(path.read_bytes() for path in sorted(tmp_path.glob("x.tar.0*"))))
+    out = Layout(tmp_path / "out")
+    await run_copy(tmp_path, f"oci-archive:{joined}:docker.io/library/app:1.27", f"oci:{out.root}:copied")
+    assert (await out.manifest("copied")).raw == image.root.raw

@@ -234,8 +234,8 @@ def test_a_decoder_of_one_lane_takes_no_other() -> None:
 
 
 def test_every_reason_is_reached_by_a_vector_or_a_test_here() -> None:
-    """Those of the decoder and the parsers; digests of whole objects are compared by who stores them."""
-    reached = {vector.expect for vector in catalogue()} - {"ok"}
+    """Those of the decoder and the parsers; whole objects and releases are judged by who stores them."""
+    reached = {vector.expect for vector in catalogue()} - {"ok", "refused"}  # refused: a repair code, by a person
     here = {
         Drop.TOO_MANY_ANNOUNCEMENTS,
         Drop.NO_BUFFER,
@@ -244,6 +244,12 @@ def test_every_reason_is_reached_by_a_vector_or_a_test_here() -> None:
         Drop.FRAGMENT_EVICTED,
         Drop.WRONG_LANE,
     }
-    stores = {Drop.CODED_DIGEST_MISMATCH, Drop.CONTENT_DIGEST_MISMATCH}
+    stores = {
+        Drop.CODED_DIGEST_MISMATCH,
+        Drop.CONTENT_DIGEST_MISMATCH,
+        Drop.NO_ROOM,
+        Drop.COLLECTION_NOT_ALLOWED,
+        Drop.SENDER_NOT_ALLOWED,
+    }
     assert {drop.value for drop in Drop} == reached | {drop.value for drop in here | stores}
     assert cs.OPENED == "SessionOpened"

@@ -11,8 +11,10 @@ import pytest
 
 from receiver.cli import main
 from runtime.keys import create_signing_key
+from tests.oci_layout.images import Image, single_image
+from tests.receiver.nodes import Containerd
 from tests.receiver.peers import DockerRegistry, Fault, FaultyRegistry
-from tests.receiver.site import Cli, Site
+from tests.receiver.site import Cli, Site, release_image
 
 
 @pytest.fixture
@@ -29,6 +31,16 @@ def registry(tmp_path: Path) -> Iterator[DockerRegistry]:
     folder.mkdir()
     made = DockerRegistry(folder)
     made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def containerd(tmp_path: Path) -> Iterator[Containerd]:
+    """A node's containerd with an empty store."""
+    folder = tmp_path / "node"
+    folder.mkdir()
+    made = Containerd(folder)
     yield made
     made.stop()
 
@@ -70,3 +82,12 @@ def made(tmp_path: Path, cli: Cli) -> Path:
     create_signing_key(tmp_path / "sender.pem")
     assert cli("init", tmp_path / "high", "--sender", tmp_path / "sender.pub")[0] == 0
     return tmp_path / "high"
+
+
+@pytest.fixture
+def two(site: Site) -> tuple[Image, Image]:
+    """Release 1 has an image that release 2 replaces by another."""
+    one, other = single_image("one"), single_image("other")
+    site.fill(one, other)
+    site.release(release_image("docker.io/library/nginx", ["1"], one))
+    return one, other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -36,7 +37,8 @@ def free_port() -> int:
 class DockerRegistry:
     """One docker-registry on a port and a folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, deletes: bool = False) -> None:
+        self._environment = {**os.environ, "REGISTRY_STORAGE_DELETE_ENABLED": "true" if deletes else "false"}
         program = shutil.which(PROGRAM)
         if program is None:
             pytest.skip(f"{PROGRAM} is not installed: sudo apt-get install docker-registry")
@@ -59,7 +61,9 @@ class DockerRegistry:
         config = self._folder / "config.yml"
         config.write_text(CONFIG.format(root=self._folder / "data", port=self.host.rpartition(":")[2]))
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen([self._program, "serve", str(config)], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [self._program, "serve", str(config)], stdout=log, stderr=log, env=self._environment
+            )
         deadline = time.monotonic() + 10
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:

@@ -111,9 +111,9 @@ class Site:
             return await publish(settings, once=True, since=0.0, pace=FAST, **options)
 
     @asynccontextmanager
-    async def publishing(self, settings: ReceiverSettings) -> Any:
+    async def publishing(self, settings: ReceiverSettings, pace: Pace = FAST) -> Any:
         """The role as a daemon, for as long as the body runs."""
-        task = asyncio.create_task(publish(settings, pace=FAST))
+        task = asyncio.create_task(publish(settings, pace=pace))
         try:
             yield task
         finally:

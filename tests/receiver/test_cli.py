@@ -24,6 +24,7 @@ from tests.receiver.site import Cli, Site, hear, release_image
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["init", "check", "run", "capture", "publish", "status", "missing"]
+COMMANDS += ["gc", "confirm", "activate", "archive", "import"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -38,7 +39,7 @@ def test_init_makes_what_check_accepts_and_overwrites_nothing(made: Path, cli: C
     assert (made / "keys/receiver.pem").stat().st_mode & 0o777 == 0o600
     code, out, err = cli("check", "--config", made / "receiver.yaml")
     assert (code, err) == (0, "")
-    assert len(re.findall("^ok: ", out, re.MULTILINE)) == 6
+    assert len(re.findall("^ok: ", out, re.MULTILINE)) == 7
     before = {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
     code, out, _ = cli("init", made, "--registry", "https://other.example")
     assert code == 0
@@ -87,7 +88,10 @@ def test_the_defaults_that_init_shows_are_the_defaults(made: Path) -> None:
     path.write_text(shown)
     assert load_settings(path, ReceiverSettings) == plain
     named = set(re.findall(r"([a-z_]+):", text))
-    sections = [ReceiverSettings, *(type(getattr(plain, name)) for name in ("listen", "limits", "logs", "publish"))]
+    sections = [
+        ReceiverSettings,
+        *(type(getattr(plain, name)) for name in ("listen", "border", "limits", "logs", "publish")),
+    ]
     assert {field for section in sections for field in section.model_fields} <= named
 
 
@@ -135,7 +139,7 @@ def edited(path: Path, old: str, new: str) -> None:
         (
             "  layout: published",
             "  registry: {url: 'http://a'}\n  layout: published",
-            "{file}:16: publish: give either registry or layout",
+            "{file}:16: publish: give one of registry, layout, images and targets",
         ),
         ("  layout: published", "  registry: {url: 'http://a'}", "{file}:16: publish: serve needs layout"),
         (

@@ -47,7 +47,11 @@ def test_status_and_missing_of_an_image_in_part(site: Site, cli: Cli) -> None:
     code, out, err = cli("status", "--config", site.config)
     assert (code, err) == (1, "")
     assert re.search(r"default +1 +3 +2 ", out)
-    assert re.search(r"docker.io/library/nginx:1.27 +sha256:\w+ +receiving +\d+ % .* 2 *$", out, re.MULTILINE)
+    assert re.search(
+        r"docker.io/library/nginx:1.27 +sha256:\w+ +receiving +\d+ % .* 2 +nothing is being received *$",
+        out,
+        re.MULTILINE,
+    )
     assert re.search(r"dropped: replayed +7", out)
     code, out, _ = cli("status", "--json", "--config", site.config)
     document = json.loads(out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from dataclasses import replace
 from typing import Any
@@ -40,7 +41,13 @@ def with_zstd(image: Image) -> Image:
     image.add_blob("application/vnd.oci.image.layer.v1.tar+zstd", zstd(noise(300_000)))
     image.manifests.clear()
     layers = [blob for blob, _ in image.blobs.values() if "layer" in blob.media_type]
-    config = next(blob for blob, _ in image.blobs.values() if "config" in blob.media_type)
+    former, raw = next(pair for pair in image.blobs.values() if "config" in pair[0].media_type)
+    del image.blobs[former.digest]
+    rootfs = {
+        "type": "layers",
+        "diff_ids": [layer.digest for layer in layers],
+    }  # as many as layers: all that is checked
+    config = image.add_blob(former.media_type, json.dumps(json.loads(raw) | {"rootfs": rootfs}).encode())
     image.add_manifest(
         {
             "schemaVersion": 2,

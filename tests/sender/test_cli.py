@@ -36,7 +36,7 @@ from tests.oci_layout.images import (
 )
 from tests.sender.conftest import Site, Upstream
 
-COMMANDS = ("init", "pin", "check", "run", "fetch", "transmit", "resend", "status")
+COMMANDS = ("init", "pin", "check", "run", "fetch", "transmit", "resend", "repair", "status", "archive", "import")
 
 
 def call(*arguments: object) -> tuple[int, str, str]:

@@ -24,6 +24,7 @@ from oci.layout import Layout
 from protocol.release import Content, ReleaseImage
 from runtime import keys
 from sender import eviction
+from sender.carousel import Carousel
 from sender.decisions import Decisions, Proposal, Rollback
 from sender.desired import desired_state
 from sender.eviction import Evictor, Needed
@@ -165,8 +166,9 @@ def test_what_comes_back_is_not_sent_again_but_the_carousel_and_resend_have_it(w
     world.signer.sign_approved()
     carriers = world.journal.carriers(desired_contents(world.journal.newest_releases()))
     assert carriers == world.journal.carriers(digests) != set()
+    carousel = Carousel(world.journal, 1.0)
     for _ in carriers:  # the carousel finds them at once: they were sent long ago
-        assert world.journal.repeat_oldest(carriers, world.clock) is not None
+        assert carousel.turn(world.journal.newest_releases(), 0.0, world.clock) is not None
     assert {queued.id for queued in world.journal.queue()} == carriers
     world.send()
     assert resend(world.settings)["objects"] == len(carriers)

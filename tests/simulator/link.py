@@ -50,6 +50,7 @@ class _Wire:
         self.history: list[bytes] = []
         self.flying: list[tuple[float, int, bytes]] = []
         self.outage_until = -1.0
+        self.blackout = (0.0, 0.0)
         self.spent: Counter[bytes] = Counter()
 
     def loses(self, datagram: bytes, now: float) -> bool:
@@ -62,7 +63,7 @@ class _Wire:
             lost = random.random() < faults.loss
             self.spent[codeword] += lost
             return lost
-        if now < self.outage_until:
+        if now < self.outage_until or self.blackout[0] <= now < self.blackout[1]:
             return True
         if faults.outage and random.random() < faults.outage:
             self.outage_until = now + random.random() * faults.outage_seconds
@@ -102,6 +103,10 @@ class Inlet:
             if random.random() < faults.invent:
                 wire.counters.invented += 1
                 wire.fly(random.randbytes(random.choice((0, 1, 31, 32, 48, datagram_bytes, 1_472, 9_000))), now)
+
+    def black_out(self, start: float, end: float) -> None:
+        """Lose everything that is sent from *start* until *end* (seconds of the world)."""
+        self._wire.blackout = start, end
 
     @property
     def counters(self) -> LinkCounters:

@@ -73,14 +73,15 @@ class SendingWorld:
         self._sequence = 0
         self._previous: str | None = None
         self._newest: Newest | None = None
+        self.image: ReleaseImage | None = None  # of the newest release
         self.contents: dict[str, bytes] = {}  # what must arrive: digest -> bytes
         self.items: list[Item] = []
         self.sessions = 0
         self.restart()
 
-    def restart(self) -> None:
-        """Begin a new session: epoch first, then everything else anew."""
-        self._epoch += self._random.randrange(1, 4)
+    def restart(self, epoch: int | None = None) -> None:
+        """Begin a new session: epoch first (a higher one, if none is given), then everything else anew."""
+        self._epoch = epoch or self._epoch + self._random.randrange(1, 4)
         self.sessions += 1
         random, signer = self._random, self._signer
         parameters = SessionParameters(self._epoch, random.randbytes(16), self._datagram_bytes, 0)
@@ -108,16 +109,20 @@ class SendingWorld:
             self.contents |= {digest_of(member): member for member in small}
             packed = batch.pack([(digest_of(member), member) for member in small])
             self.items.append(Item(Kind.BATCH, packed, self._random.choice(list(Coding))))
-        closure = tuple(Content("application/octet-stream", d, len(c)) for d, c in self.contents.items())
-        image = ReleaseImage("registry.test/app", ("latest",), closure[0], closure[1:])
+        envelope = self.seal(self.contents)
+        self.items = [item for item in self.items if item.kind is not Kind.RELEASE]
+        self.items.insert(0, Item(Kind.RELEASE, envelope))
+
+    def seal(self, contents: dict[str, bytes]) -> bytes:
+        """Return the envelope of the next release, which names these contents (digest -> bytes)."""
+        closure = tuple(Content("application/octet-stream", d, len(c)) for d, c in contents.items())
+        image = self.image = ReleaseImage("registry.test/app", ("latest",), closure[0], closure[1:])
         self._sequence += 1
         created = "2026-01-01T00:00:00Z"
         payload = payload_of(Release(self.collection, self._sequence, self._previous, created, (image,)))
         self._previous = payload_digest(payload)
-        envelope = seal_release(payload, self._signer)
-        self.items = [item for item in self.items if item.kind is not Kind.RELEASE]
-        self.items.insert(0, Item(Kind.RELEASE, envelope))
         self._newest = Newest(self.collection, self._sequence, self._previous, 0)
+        return seal_release(payload, self._signer)
 
     @property
     def release(self) -> tuple[int, str]:
@@ -129,7 +134,7 @@ class SendingWorld:
         """Return every (entry, block number) of one carousel pass, in order."""
         plan = []
         for item in items or self.items:
-            entry = self._entry(item)
+            entry = self.entry(item)
             plan += [(entry, sbn) for sbn in range(entry.geometry.blocks)]
         return plan
 
@@ -168,7 +173,8 @@ class SendingWorld:
             self._after_burst()
         return count
 
-    def _entry(self, item: Item) -> ObjectEntry:
+    def entry(self, item: Item, geometry: Geometry | None = None) -> ObjectEntry:
+        """Return an object's table entry in this session, with a *geometry* of the caller's or one drawn."""
         digest = digest_of(item.content)
         entry = self._entries.get(digest)
         if entry is None:
@@ -180,12 +186,12 @@ class SendingWorld:
                 digest=digest,
                 content_size=len(item.content),
                 coded_digest=digest_of(coded),
-                geometry=self._geometry(len(coded)),
+                geometry=geometry or self.geometry(len(coded)),
             )
             self._entries[digest] = entry
         return entry
 
-    def _geometry(self, size: int) -> Geometry:
+    def geometry(self, size: int) -> Geometry:
         """Every session cuts its objects anew, as a sender with a changed link profile would."""
         random, symbol = self._random, self._datagram_bytes - 48
         if random.random() < 0.3:

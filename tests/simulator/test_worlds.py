@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from random import Random
 
 import pytest
 
 from tests.simulator import link
+from tests.simulator.__main__ import run
 from tests.simulator.link import Faults, one_way_link
 from tests.simulator.world import World
 
 WORLDS = 200
+POWER_WORLDS = 60
 GROUP = 50
+POWER_GROUP = 30
 BASE = 20_261_123
 
 
@@ -23,6 +27,17 @@ def test_worlds_keep_every_law(base: int) -> None:
             World(seed).run()
         except Exception as error:
             raise AssertionError(f"seed {seed}; replay it with: python -m tests.simulator --seed {seed}") from error
+
+
+@pytest.mark.parametrize("base", range(BASE, BASE + POWER_WORLDS, POWER_GROUP))
+def test_worlds_with_power_cuts_keep_every_law(base: int) -> None:
+    came = Counter[str]()
+    for seed in range(base, base + POWER_GROUP):
+        _, outcome, wrong = run(("power",), seed)
+        assert not wrong, wrong[0]
+        came += outcome
+    assert min(came["receiver_cuts"], came["sender_cuts"], came["blobs_checked"]) > POWER_GROUP, came
+    assert came["ranges_checked"] > 0, came  # how many are left by a cut depends on the role's threads
 
 
 def test_a_seed_is_a_run() -> None:
@@ -44,7 +59,11 @@ def test_worlds_meet_what_they_are_for() -> None:
 
 def test_the_link_has_no_way_back() -> None:
     inlet, outlet = one_way_link(Faults(), Random(1))
-    assert {name for name, _ in inspect.getmembers(inlet) if not name.startswith("_")} == {"send", "counters"}
+    assert {name for name, _ in inspect.getmembers(inlet) if not name.startswith("_")} == {
+        "send",
+        "counters",
+        "black_out",
+    }
     assert {name for name, _ in inspect.getmembers(outlet) if not name.startswith("_")} == {"receive", "recorded"}
 
 

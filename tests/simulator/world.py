@@ -26,6 +26,7 @@ PASSES_MAX = 200
 RESTLESS_PASSES = 20  # then nobody restarts any more: a pass that never ends completes nothing
 REPLAYED_MOST = 400
 DAMAGES_MAX = 3
+JITTER = 0.0001  # where one pass has to do: reorders across less than the blocks that the decoder keeps open
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Outcome:
 
 def plan(random: Random) -> Plan:
     if random.random() < 0.25:
-        faults = Faults(loss=random.random() * 0.6, codeword_budget=2, jitter=random.choice((0, 0.002)))
+        faults = Faults(loss=random.random() * 0.6, codeword_budget=2, jitter=random.choice((0, JITTER)))
         return Plan(faults, 0.0, 1, 0.0, 1, True)
     faults = Faults(
         loss=random.choice((0, 0.01, 0.05, 0.2)),

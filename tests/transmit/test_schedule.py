@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from dataclasses import replace
 from random import Random
@@ -12,11 +13,12 @@ from hypothesis import strategies as st
 from protocol.geometry import BlockShape, LinkProfile
 from protocol.objects import Kind
 from sender.journal import QueuedObject
-from sender.schedule import Rank, Schedule
+from sender.schedule import Rank, Schedule, rotated
 from tests.transmit.rig import queued
 
 PROFILE = LinkProfile(1424, k=20, m=2, depth=2, outage=0)
-BIG = 3 * 20 * 2 * 1424  # three blocks
+BLOCK = 20 * 2 * 1424
+BIG = 3 * BLOCK
 
 
 def is_last(step: tuple[QueuedObject, BlockShape, Rank] | None) -> bool:
@@ -182,6 +184,73 @@ def test_blocks_that_come_back_go_again_in_order() -> None:
         (1, 2),
         (2, 0),
     ]
+
+
+def sbns(plan: Schedule, count: int, now: float = 0.0) -> list[int]:
+    return [step[1].sbn for step in (plan.next_block(now) for _ in range(count)) if step]
+
+
+def test_each_pass_begins_at_another_block_also_after_a_restart() -> None:
+    orders = []
+    for done in range(4):
+        plan = schedule()
+        plan.refresh([queued(1, 8 * BLOCK, passes_done=done)])
+        orders.append(sbns(plan, 9))
+    assert orders[0] == list(range(8)), "the first from the beginning: what is read in order is hashed on the way"
+    assert all(sorted(order) == list(range(8)) for order in orders)
+    assert all((b - a) % 8 == 1 for order in orders for a, b in itertools.pairwise(order))
+    assert len({order[0] for order in orders}) == 4
+
+
+@given(st.integers(1, 3_000), st.integers(0, 10_000))
+def test_the_beginnings_of_passes_in_a_row_are_spread_evenly(blocks: int, first: int) -> None:
+    """Between the beginnings of n passes in a row no gap is much more than an nth: the golden ratio's law."""
+    passes = 13
+    starts = sorted(rotated(blocks, number) for number in range(first, first + passes))
+    gaps = [b - a for a, b in itertools.pairwise([*starts, starts[0] + blocks])]
+    assert max(gaps) <= 2.4 * blocks / passes + 1
+
+
+def test_blocks_that_come_back_keep_their_turn_in_a_pass_that_goes_round_the_end() -> None:
+    plan = schedule()
+    row = queued(1, 5 * BLOCK, passes_done=1)
+    plan.refresh([row])
+    order = sbns(plan, 4)
+    assert 0 in order
+    for sbn in reversed(order[1:]):
+        plan.take_back(row, sbn)
+    assert sbns(plan, 9)[:3] == order[1:]
+    assert plan.next_block(0) is None
+
+
+def test_a_repair_sends_its_blocks_before_urgent_objects_and_beside_the_objects_own_pass() -> None:
+    plan = schedule()
+    rows = [queued(1, 6 * BLOCK), queued(2, 2 * BLOCK, urgent=True)]
+    plan.refresh(rows)
+    assert sbns(plan, 1) == [0]
+    repair = queued(1, 6 * BLOCK, spans=((BLOCK, BLOCK + 1), (4 * BLOCK - 1, 5 * BLOCK)))
+    repair = replace(repair, id=-7)
+    plan.hurry([repair, rows[1]])
+    assert plan.pressing
+    steps = [plan.next_block(0) for _ in range(4)]
+    assert [(step[0].id, step[1].sbn, step[2]) for step in steps if step] == [
+        *[(-7, sbn, Rank.REPAIR) for sbn in (1, 3, 4)],
+        (2, 1, Rank.URGENT),
+    ]
+    assert plan.blocks_of(repair) == 3
+    plan.take_back(repair, 3)
+    assert sbns(plan, 1) == [3]
+    plan.pass_ended(repair, 0)
+    assert sbns(plan, 9) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_repair_waits_for_a_window_as_urgent_objects_do() -> None:
+    plan = schedule()
+    plan.refresh([queued(-3, BLOCK, spans=((0, BLOCK),))])
+    plan.floor = Rank.RELEASE
+    assert plan.next_block(0) is None
+    plan.floor = Rank.URGENT
+    assert sbns(plan, 1) == [0]
 
 
 @settings(max_examples=150, deadline=None)

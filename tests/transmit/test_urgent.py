@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -167,4 +168,26 @@ def test_bulk_held_back_stops_after_the_blocks_on_the_wire_and_goes_on_afterward
     wire.dispatch.hold(Rank.BULK)
     wire.until_passed(URGENT, BULK)
     assert sent_once(wire, bulk)
+    assert sent_once(wire, urgent)
+
+
+def test_a_repair_overtakes_urgent_blocks_and_sends_its_own_beside_the_objects_pass(wire: Wire) -> None:
+    bulk, urgent = wire.object(BULK, 10), wire.object(URGENT, 20, urgent=True)
+    wire.session.entry_of(bulk)  # the first TOI, though the other goes first
+    repair = replace(bulk, id=-1, spans=((3 * BLOCK, 5 * BLOCK), (9 * BLOCK + 1, 9 * BLOCK + 2)))
+    wire.schedule.refresh([bulk, urgent])
+    wire.until(lambda: len(wire.begun(URGENT)) > len(wire.sockets))
+    before = wire.begun(URGENT)
+    wire.schedule.hurry([repair, urgent])
+    wire.dispatch.announce()
+    wire.until(lambda: wire.passes == [-1])
+    assert len(wire.begun(URGENT) - before) <= 2 * len(wire.sockets), "on the wire, and on another lane meanwhile"
+    datagrams = PROFILE.geometry(bulk.coded_size).block(0).datagrams
+    assert {sbn: count for (toi, sbn), count in wire.symbols.items() if toi == BULK} == dict.fromkeys(
+        [3, 4, 9], datagrams
+    )
+    wire.until_passed(-1, URGENT, BULK)
+    assert {sbn: wire.symbols[BULK, sbn] // datagrams for sbn in range(10)} == {
+        sbn: 2 if sbn in (3, 4, 9) else 1 for sbn in range(10)
+    }
     assert sent_once(wire, urgent)

@@ -6,7 +6,7 @@ import hashlib
 import struct
 from collections.abc import Callable
 
-from protocol import batch, beacon, coding, release
+from protocol import batch, beacon, coding, release, repair_code
 from protocol.announcement import open_announcement, traffic_key, unwrap_session_key
 from protocol.decoder import Decoder, ReceiveBuffer
 from protocol.drops import Drop
@@ -17,6 +17,7 @@ from protocol.fragments import Assembler
 from protocol.geometry import checked
 from protocol.objects import parse_table
 from protocol.ranges import RangeSet
+from protocol.repair_text import BadRepairCode
 from protocol.trust import ReleaseMark, Remembered, RequiredApprovals, TrustedSenders
 from protocol.wire import HEADER
 from tests.vectors import definition
@@ -30,6 +31,8 @@ def outcome(vector: Vector) -> str:
         CHECKS[vector.kind](vector)
     except WireError as error:
         return error.drop.value
+    except BadRepairCode:
+        return "refused"
     return "ok"
 
 
@@ -200,6 +203,28 @@ def check_release_order(vector: Vector) -> None:
         mark = ReleaseMark(opened.release.sequence, opened.digest)
 
 
+def check_repair_code(vector: Vector) -> None:
+    text = vector.parts[0].decode()
+    sections, mended = repair_code.decode(text)
+    assert "; ".join(map(described, sections)) == vector.inputs["code"]
+    assert str(mended) == vector.inputs["mended"]
+    assert repair_code.decode(repair_code.encode(sections)) == (sections, 0)
+
+
+def described(section: repair_code.Section) -> str:
+    words = [str(section.sequence), f"{section.digest:07x}", "release" if section.release else "-"]
+    words += [spans(section.whole)] if section.whole else []
+    words.append("|")
+    for piece in section.pieces:
+        words.append(f"{section.symbol_bytes}: {piece.content} {piece.coded:04x} {piece.blocks}")
+        words.append(spans(piece.missing))
+    return " ".join(words)
+
+
+def spans(ranges: repair_code.Ranges) -> str:
+    return ",".join(f"{first}-{end - 1}" for first, end in ranges)
+
+
 CHECKS: dict[str, Callable[[Vector], None]] = {
     "header": check_header,
     "announcement": check_announcement,
@@ -215,4 +240,5 @@ CHECKS: dict[str, Callable[[Vector], None]] = {
     "zstd": check_zstd,
     "release": check_release,
     "release-order": check_release_order,
+    "repair-code": check_repair_code,
 }
