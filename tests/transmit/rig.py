@@ -50,8 +50,12 @@ def digest_of(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
+_PART = 64_000_000  # randbytes makes 268 MB at most
+
+
 def some_bytes(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
+    source = random.Random(seed)
+    return b"".join(source.randbytes(min(_PART, size - at)) for at in range(0, size, _PART))
 
 
 def queued(object_id: int = 1, size: int = 1000, **changes: Any) -> QueuedObject:
