@@ -76,6 +76,7 @@ def test_below_the_reserve_small_things_and_releases_come_in_and_the_large_waits
         wait_for(lambda: here(side, large, packed), 20)
         side.spool.verify(digest_of(large))
         wait_for(lambda: not alarms(side), 20)
+        wait_for(lambda: side.events("alarm_cleared"))  # logged once the journal has it
         assert {event["code"] for event in side.events("alarm_cleared")} == {"disk_low"}
         assert not side.journal().counters().get("drop.no_room")
         assert end(process)[0] == 0
