@@ -91,8 +91,9 @@ class Schedule:
     """Orders passes over objects; *geometry_of* cuts a coded size (bytes) into blocks.
 
     Passes of one object are *spacing* seconds apart, so that one outage cannot swallow two of them. What has a rank
-    below *floor* waits, also in the middle of a pass. Passes begin at other blocks in another *turn*, the session's
-    epoch: what no session lives long enough to reach from one block, it reaches from another.
+    below *floor* waits, also in the middle of a pass. What is in the queue when a role starts may have been begun
+    before, so its passes begin at other blocks in another *turn*, which counts the starts: what no start lives long
+    enough to reach from one block, another reaches. All else begins in order, as receivers hash in order.
     """
 
     def __init__(self, geometry_of: Callable[[int], Geometry], spacing: float, turn: int = 0) -> None:
@@ -101,6 +102,7 @@ class Schedule:
         self._geometry_of = geometry_of
         self._spacing = spacing
         self._turn = turn
+        self._inherited: frozenset[int] | None = None  # ids of what the first queue had; None before it was taken
         self._waiting: dict[Rank, list[QueuedObject]] = {rank: [] for rank in reversed(Rank)}
         self._passes: dict[int, _Pass] = {}  # by object id, first begun first; until their last block has left
         self._begun: dict[int, int] = {}  # object id -> passes begun, in all sessions
@@ -109,6 +111,8 @@ class Schedule:
     def refresh(self, queue: Iterable[QueuedObject]) -> None:
         """Take the journal's queue as it is now: the objects with passes to go."""
         queue = list(queue)
+        if self._inherited is None:
+            self._inherited = frozenset(queued.id for queued in queue)
         keep = {queued.id for queued in queue} | self._passes.keys()
         self._begun = {each: begun for each, begun in self._begun.items() if each in keep}
         self._ready_at = {each: at for each, at in self._ready_at.items() if each in keep}
@@ -173,7 +177,8 @@ class Schedule:
         queued = self._waiting[rank].pop(at)
         geometry = self._geometry_of(queued.coded_size)
         chosen = blocks_touched(geometry, queued.spans) or None  # None: all
-        first = rotated(geometry.blocks, self._turn + self._begun[queued.id]) if chosen is None else 0
+        turn = self._turn if queued.id in (self._inherited or ()) else 0
+        first = rotated(geometry.blocks, turn + self._begun[queued.id]) if chosen is None else 0
         self._begun[queued.id] += 1
         self._ready_at[queued.id] = float("inf")
         self._passes[queued.id] = _Pass(queued, geometry, rank, first, chosen)

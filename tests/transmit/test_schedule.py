@@ -64,6 +64,21 @@ def test_a_release_goes_between_two_blocks_of_a_large_object() -> None:
     assert plan.next_block(0) is None
 
 
+def test_what_a_start_finds_in_the_queue_begins_elsewhere_each_time_and_what_is_new_in_order() -> None:
+    starts = []
+    for turn in range(4):
+        plan = Schedule(PROFILE.geometry, 0.0, turn)
+        plan.refresh([queued(1, BIG)])
+        plan.refresh([queued(1, BIG), queued(2, BIG)])
+        begun: dict[int, int] = {}
+        while (step := plan.next_block(0)) is not None:
+            begun.setdefault(step[0].id, step[1].sbn)
+        assert begun[2] == 0
+        starts.append(begun[1])
+    assert starts == [rotated(3, turn) for turn in range(4)]
+    assert set(starts) == {0, 1, 2}
+
+
 def test_objects_with_fewer_passes_come_first() -> None:
     plan = schedule()
     plan.refresh([queued(1, passes_done=2), queued(2, passes_done=1), queued(3)])
