@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import structlog
 
 from runtime import logs
 from tests.receiver.conftest import cli, registry, site
@@ -14,7 +11,5 @@ __all__ = ["cli", "registry", "site"]
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
+def quiet() -> None:
     logs.configure("json", "error")
-    yield
-    structlog.reset_defaults()

@@ -20,7 +20,6 @@ def restore() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
-    structlog.reset_defaults()
     root.handlers[:], root.level = handlers, level
 
 
