@@ -119,5 +119,5 @@ def test_the_isolated_side(folder: Path) -> None:
     assert row["bytes"] > 2_000_000
     assert all(row[way]["seconds"]["median"] > 0 for way in ("daemon", "once", "skopeo"))
     steps = taken("landing", folder)["steps_s"]
-    # a layer may be whole some milliseconds before the last datagram, which carries a repair symbol nobody needs
-    assert -1 < steps["received"]["median"] < steps["tag"]["median"] < 20
+    # two processes' log lines: the sender's may be written some milliseconds after its datagram was received
+    assert abs(steps["received"]["median"]) < steps["tag"]["median"] < 20
