@@ -53,7 +53,9 @@ CATALOGUE: Final[Mapping[str, _Kind]] = {
     "audit_broken": _Kind(_ERROR, "`checkvalve-receiver audit verify`; keep the file, find who changed it"),
     "release_shrinks": _Kind(_ERROR, "`checkvalve-receiver confirm` if it is meant; else mend the sender's list"),
     "release_waits": _Kind(_ERROR, "`checkvalve-receiver activate --latest` when going back is over"),
-    "nothing_deleted": _Kind(_ERROR, "restore the journal from a backup, or begin an empty one: OPERATIONS.md, Disaster"),
+    "nothing_deleted": _Kind(
+        _ERROR, "restore the journal from a backup, or begin an empty one: OPERATIONS.md, Disaster"
+    ),
     "image_failed": _Kind(_ERROR, "mend what the line says; it is tried again by itself"),
     "disk_failed": _Kind(_ERROR, "make room, or mend the file system; it goes on by itself"),
     "disk_low": _Kind(_ERROR, "make room, or raise limits.partial_space; small objects and releases still come in"),
