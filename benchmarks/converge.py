@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from benchmarks.measure import MEGA, Spread
 from tests.repair.rig import Pair
+from tests.support.content import some_bytes
 from tests.support.processes import Process, module
-from tests.transmit.rig import some_bytes
 
 IP_UDP_BYTES: Final = 28
 POLL_S: Final = 0.05

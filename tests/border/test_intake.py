@@ -28,7 +28,8 @@ from receiver.senders import Allowed, Trust
 from receiver.status import status
 from runtime.settings import load_settings
 from tests.capture.conftest import mouth, side, start
-from tests.capture.rig import Cargo, Mouth, Side, Wire, digest_of
+from tests.capture.rig import Cargo, Mouth, Side, Wire
+from tests.support.content import digest_of
 from tests.support.waits import wait_for
 
 __all__ = ["mouth", "side", "start"]

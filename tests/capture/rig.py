@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -31,17 +29,10 @@ from receiver.journal import ReceiverJournal
 from runtime import keys
 from sender.journal import QueuedObject
 from sender.session import Session
+from tests.support.content import digest_of
 from tests.support.waits import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def digest_of(data: bytes, algorithm: str = "sha256") -> str:
-    return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
-
-
-def some_bytes(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
 
 
 @dataclass(frozen=True)

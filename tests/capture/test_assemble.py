@@ -24,7 +24,8 @@ from receiver.partial_files import Bounds
 from receiver.results import BlockWritten, ObjectTaken, PartialForgotten
 from receiver.room import Reserve
 from receiver.senders import Trust
-from tests.capture.rig import Cargo, Mouth, Side, Wire, digest_of, end, rss_bytes, some_bytes
+from tests.capture.rig import Cargo, Mouth, Side, Wire, end, rss_bytes
+from tests.support.content import digest_of, some_bytes
 from tests.support.waits import wait_for
 
 Start = Callable[[], "subprocess.Popen[bytes]"]

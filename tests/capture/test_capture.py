@@ -20,18 +20,8 @@ from protocol.geometry import LinkProfile
 from protocol.objects import Kind
 from protocol.ranges import RangeSet
 from receiver.partials import partial_of
-from tests.capture.rig import (
-    Cargo,
-    Mouth,
-    Side,
-    Wire,
-    digest_of,
-    end,
-    is_symbol,
-    rss_bytes,
-    some_bytes,
-    zstd,
-)
+from tests.capture.rig import Cargo, Mouth, Side, Wire, end, is_symbol, rss_bytes, zstd
+from tests.support.content import digest_of, some_bytes
 from tests.support.waits import wait_for
 
 Start = Callable[[], "subprocess.Popen[bytes]"]

@@ -14,7 +14,7 @@ import pytest
 
 from protocol.ranges import RangeSet
 from receiver.digests import FOLLOWED_MAX, READ_BYTES, Head, RunningDigests
-from tests.capture.rig import some_bytes
+from tests.support.content import some_bytes
 from tests.support.waits import wait_for
 
 DATA = some_bytes(3 * READ_BYTES + 17)

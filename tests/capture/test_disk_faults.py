@@ -20,7 +20,8 @@ from protocol.wire import Type
 from receiver.floor import COPIES, Floor
 from receiver.incidents import Incidents
 from receiver.watch import StandingAlarms
-from tests.capture.rig import ROOT, Cargo, Mouth, Side, Wire, digest_of, end, some_bytes, zstd
+from tests.capture.rig import ROOT, Cargo, Mouth, Side, Wire, end, zstd
+from tests.support.content import digest_of, some_bytes
 from tests.support.waits import wait_for
 
 Start = Callable[[], "subprocess.Popen[bytes]"]

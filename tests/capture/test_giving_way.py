@@ -16,7 +16,8 @@ from receiver.journal import Partial, ReceiverJournal
 from receiver.partial_files import Bounds, NoRoom, PartialFiles
 from receiver.room import RESERVE_SHARE, Reserve, Standing, give_way, needed_by_releases
 from receiver.senders import Trust
-from tests.capture.rig import Cargo, Side, digest_of, some_bytes
+from tests.capture.rig import Cargo, Side
+from tests.support.content import digest_of, some_bytes
 
 SIZES = st.integers(1, 1_000)
 STANDINGS = st.builds(

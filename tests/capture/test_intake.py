@@ -21,7 +21,8 @@ from protocol.trust import RequiredApprovals, TrustedSenders
 from receiver.intake import Intake, Interrupted
 from receiver.journal import ReceiverJournal
 from receiver.senders import Trust
-from tests.capture.rig import Cargo, digest_of, some_bytes, zstd
+from tests.capture.rig import Cargo, zstd
+from tests.support.content import digest_of, some_bytes
 
 SIGNER = Ed25519PrivateKey.generate()
 Given = Callable[[Cargo], "Path | bytes"]

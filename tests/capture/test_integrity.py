@@ -21,7 +21,8 @@ from receiver.journal import ReceiverJournal
 from receiver.partials import partial_of
 from receiver.senders import Trust
 from runtime.errors import UserError
-from tests.capture.rig import Cargo, Mouth, Side, Wire, digest_of, some_bytes
+from tests.capture.rig import Cargo, Mouth, Side, Wire
+from tests.support.content import digest_of, some_bytes
 from tests.support.waits import wait_for
 
 Start = Callable[[], object]

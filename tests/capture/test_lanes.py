@@ -17,7 +17,8 @@ from protocol.encoder import Encoder
 from protocol.objects import ObjectEntry
 from protocol.outgoing import OutgoingBlock
 from protocol.wire import BurstView
-from tests.capture.rig import Cargo, Mouth, Side, Wire, digest_of, end, is_symbol, some_bytes
+from tests.capture.rig import Cargo, Mouth, Side, Wire, end, is_symbol
+from tests.support.content import digest_of, some_bytes
 from tests.support.waits import process_gone, wait_for
 from tests.transmit.rig import free_port
 

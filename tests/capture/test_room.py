@@ -21,7 +21,8 @@ from receiver.link import Link
 from receiver.senders import Trust
 from runtime import keys
 from runtime.settings import load_settings
-from tests.capture.rig import Cargo, Mouth, Side, Wire, digest_of, some_bytes
+from tests.capture.rig import Cargo, Mouth, Side, Wire
+from tests.support.content import digest_of, some_bytes
 from tests.support.waits import wait_for
 
 BUFFERS = 4

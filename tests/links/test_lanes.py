@@ -14,8 +14,9 @@ import pytest
 
 from oci.blobs import BlobStore
 from receiver.journal import ReceiverJournal
+from tests.support.content import some_bytes
 from tests.support.waits import wait_for
-from tests.transmit.rig import ROOT, Side, end, some_bytes
+from tests.transmit.rig import ROOT, Side, end
 
 LANES = 3
 Process = subprocess.Popen[bytes]

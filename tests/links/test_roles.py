@@ -11,8 +11,9 @@ import pytest
 
 from oci.blobs import BlobStore
 from receiver.journal import ReceiverJournal
+from tests.support.content import some_bytes
 from tests.support.waits import wait_for
-from tests.transmit.rig import ROOT, Side, end, some_bytes
+from tests.transmit.rig import ROOT, Side, end
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
 import os
 import signal
 import subprocess
@@ -20,13 +19,10 @@ from oci import blobs as blobs_module
 from oci.blobs import BlobStore
 from oci.descriptor import sha256_digest
 from oci.errors import ContentMismatch, NotFound, ReferenceError_, StorageFull, TooLarge
+from tests.support.content import digest_of
 
 DATA = b"some blob" * 1000
 DIGEST = sha256_digest(DATA)
-
-
-def digest_of(data: bytes, algorithm: str) -> str:
-    return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
 
 
 def files_below(root: Path) -> list[str]:

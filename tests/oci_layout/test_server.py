@@ -11,7 +11,7 @@ from oci.limits import MANIFEST_BYTES_MAX
 from oci.server import serve
 from tests.oci_layout.images import as_json, describe, manifest_of, multi_image, referrer_to, single_image
 from tests.oci_layout.served import NAME, Answer, Client
-from tests.oci_layout.test_blobs import digest_of
+from tests.support.content import digest_of
 
 ABSENT = sha256_digest(b"absent")
 DATA = bytes(range(256)) * 40

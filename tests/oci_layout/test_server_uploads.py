@@ -11,7 +11,8 @@ from oci import server, server_uploads
 from oci.descriptor import sha256_digest
 from oci.server import serve
 from tests.oci_layout.served import NAME, Client
-from tests.oci_layout.test_blobs import digest_of, files_below
+from tests.oci_layout.test_blobs import files_below
+from tests.support.content import digest_of
 
 ABSENT = sha256_digest(b"absent")
 DATA = bytes(range(256)) * 40

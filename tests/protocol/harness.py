@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -21,6 +20,7 @@ from protocol.outgoing import BlockEncoder, OutgoingBlock
 from protocol.ranges import RangeSet
 from protocol.trust import Remembered, TrustedSenders
 from protocol.wire import BurstView, datagrams_per_burst
+from tests.support.content import digest_of
 from tests.vectors import session as s
 
 Result = TypeVar("Result")
@@ -29,10 +29,6 @@ RECEIVER = s.agreement_key("receiver")
 
 def trusted(*names: str) -> TrustedSenders:
     return TrustedSenders.of(*(s.signing_key(name).public_key() for name in names or ("sender",)))
-
-
-def digest_of(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def outcome(parse: Callable[[], Result]) -> tuple[Result | None, Drop | None]:

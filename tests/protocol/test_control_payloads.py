@@ -15,7 +15,8 @@ from protocol.errors import ProtocolMisuse, WireError
 from protocol.geometry import checked
 from protocol.limits import BATCH_MEMBER_BYTES_MAX, BATCH_MEMBERS_MAX, COLLECTIONS_MAX, NUMBER_MAX
 from protocol.objects import Coding, Kind, ObjectEntry, encode_table, entries_per_datagram, parse_entry, parse_table
-from tests.protocol.harness import digest_of, outcome
+from tests.protocol.harness import outcome
+from tests.support.content import digest_of
 from tests.vectors import session as s
 
 HEX32 = st.binary(min_size=32, max_size=32).map(bytes.hex)

@@ -22,7 +22,8 @@ from protocol.release import (
     seal_release,
 )
 from protocol.trust import ReleaseMark
-from tests.protocol.harness import digest_of, outcome, trusted
+from tests.protocol.harness import outcome, trusted
+from tests.support.content import digest_of
 from tests.vectors import catalogue_control as cc
 from tests.vectors import session as s
 

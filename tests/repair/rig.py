@@ -27,7 +27,8 @@ from sender.config import SenderSettings
 from sender.decisions import Decisions
 from sender.link import Link
 from sender.transmit import link_profile
-from tests.transmit.rig import ROOT, Side, free_port, some_bytes
+from tests.support.content import some_bytes
+from tests.transmit.rig import ROOT, Side, free_port
 
 BUFFER_BYTES = 64 << 20
 SO_RCVBUFFORCE = 33

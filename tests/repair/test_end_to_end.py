@@ -9,7 +9,8 @@ from pathlib import Path
 from protocol.repair_code import decode
 from tests.repair.conftest import Started
 from tests.repair.rig import Pair, until
-from tests.transmit.rig import end, some_bytes
+from tests.support.content import some_bytes
+from tests.transmit.rig import end
 
 LAYER = some_bytes(24_000_000)
 NO_CAROUSEL = "repeats: {carousel: 0, release_every: 1h}\n"

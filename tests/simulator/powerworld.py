@@ -33,7 +33,8 @@ from tests.simulator.clock import VirtualClock
 from tests.simulator.disk import Disk, Loss, watched
 from tests.simulator.link import Faults, one_way_link
 from tests.simulator.scheduling import ScheduledSender
-from tests.simulator.sending import Item, digest_of
+from tests.simulator.sending import Item
+from tests.support.content import digest_of
 
 ROUNDS_MAX = 200  # passes over all that the newest release needs
 RESTLESS_ROUNDS = 12  # then nobody crashes any more

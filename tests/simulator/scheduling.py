@@ -22,7 +22,8 @@ from sender.schedule import Schedule
 from tests.simulator.clock import VirtualClock
 from tests.simulator.disk import Disk, Loss, PowerCut
 from tests.simulator.link import Inlet
-from tests.simulator.sending import Item, SendingWorld, digest_of
+from tests.simulator.sending import Item, SendingWorld
+from tests.support.content import digest_of
 
 SPACING_S = 0.01
 

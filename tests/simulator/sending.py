@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -23,11 +22,8 @@ from protocol.trust import key_id
 from protocol.wire import BurstView, datagrams_per_burst
 from tests.simulator.clock import VirtualClock
 from tests.simulator.link import Inlet
+from tests.support.content import digest_of
 from tests.vectors import hpke
-
-
-def digest_of(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 @dataclass(frozen=True)

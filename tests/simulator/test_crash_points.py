@@ -24,7 +24,8 @@ from tests.simulator.clock import VirtualClock
 from tests.simulator.disk import Disk, Loss, PowerCut, watched
 from tests.simulator.link import Faults, one_way_link
 from tests.simulator.powerworld import points, quiet_folder
-from tests.simulator.sending import Item, SendingWorld, digest_of
+from tests.simulator.sending import Item, SendingWorld
+from tests.support.content import digest_of
 
 LARGE = 60_000
 SPACE = 100_000  # of partial objects: one large object, not two

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import random
 import select
 import signal
 import socket
@@ -27,6 +25,7 @@ from protocol.release import Content, ReleaseImage, images_document
 from protocol.trust import Remembered, TrustedSenders
 from runtime import keys
 from sender.journal import QueuedObject, SenderJournal
+from tests.support.content import digest_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,18 +43,6 @@ def free_port(lanes: int = 1) -> int:
             except (OSError, OverflowError):
                 continue
             return first
-
-
-def digest_of(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-_PART = 64_000_000  # randbytes makes 268 MB at most
-
-
-def some_bytes(size: int, seed: int = 0) -> bytes:
-    source = random.Random(seed)
-    return b"".join(source.randbytes(min(_PART, size - at)) for at in range(0, size, _PART))
 
 
 def queued(object_id: int = 1, size: int = 1000, **changes: Any) -> QueuedObject:

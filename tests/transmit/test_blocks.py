@@ -12,8 +12,9 @@ from protocol.geometry import LinkProfile
 from protocol.objects import ObjectEntry
 from sender.blocks import BUFFERS, BlockReader, BlockUnreadable, Order, ReadyBlock
 from sender.journal import QueuedObject
+from tests.support.content import some_bytes
 from tests.support.waits import wait_for
-from tests.transmit.rig import queued, some_bytes
+from tests.transmit.rig import queued
 
 PROFILE = LinkProfile(1424, k=20, m=2, depth=2, outage=0)
 BLOCK = 20 * 2 * 1424

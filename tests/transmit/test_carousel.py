@@ -16,7 +16,7 @@ from sender import schedule as schedules
 from sender.carousel import Carousel
 from sender.journal import ReleaseRow, SenderJournal
 from sender.schedule import Schedule
-from tests.transmit.rig import digest_of
+from tests.support.content import digest_of
 
 PROFILE = LinkProfile(1424, k=20, m=2, depth=2, outage=0)
 BLOCK = 20 * 2 * 1424

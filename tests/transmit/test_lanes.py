@@ -12,8 +12,9 @@ from pathlib import Path
 
 from protocol.wire import Type
 from sender.decisions import Decisions
+from tests.support.content import some_bytes
 from tests.support.waits import process_gone, wait_for
-from tests.transmit.rig import Ear, Side, end, images_of, some_bytes
+from tests.transmit.rig import Ear, Side, end, images_of
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 

@@ -16,7 +16,8 @@ import pytest
 from runtime.errors import UserError
 from runtime.units import HostPort
 from sender.link import Link
-from tests.transmit.rig import free_port, some_bytes
+from tests.support.content import some_bytes
+from tests.transmit.rig import free_port
 
 Gso = Literal["auto", "mmsg", "off"]
 

@@ -16,7 +16,8 @@ from protocol.trust import TrustedSenders
 from sender.decisions import Decisions
 from sender.journal import SenderJournal
 from sender.releases import Signer, desired_contents, queue_release
-from tests.transmit.rig import digest_of, images_of
+from tests.support.content import digest_of
+from tests.transmit.rig import images_of
 
 SIGNER = Ed25519PrivateKey.generate()
 

@@ -16,8 +16,9 @@ from protocol.trust import TrustedSenders
 from runtime import keys
 from sender.decisions import Decisions
 from sender.releases import Signer
+from tests.support.content import digest_of, some_bytes
 from tests.support.waits import wait_for
-from tests.transmit.rig import Ear, Side, digest_of, end, images_of, some_bytes
+from tests.transmit.rig import Ear, Side, end, images_of
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 

@@ -25,7 +25,8 @@ from sender.journal import QueuedObject
 from sender.lane import Lane
 from sender.schedule import Rank, Schedule
 from sender.session import Session
-from tests.transmit.rig import Side, queued, some_bytes
+from tests.support.content import some_bytes
+from tests.transmit.rig import Side, queued
 
 DATAGRAM = 1472
 PROFILE = LinkProfile(symbol_bytes(DATAGRAM), k=20, m=2, depth=2, outage=0)

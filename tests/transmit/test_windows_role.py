@@ -15,8 +15,9 @@ from runtime.settings import load_settings
 from sender.config import SenderSettings
 from sender.decisions import Decisions
 from sender.status import show
+from tests.support.content import digest_of, some_bytes
 from tests.support.waits import wait_for
-from tests.transmit.rig import Ear, Side, digest_of, end, images_of, some_bytes
+from tests.transmit.rig import Ear, Side, end, images_of
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
