@@ -1,7 +1,8 @@
 """The alarms of this side: each has a stable code, a severity and a remedy; one pure function says which stand.
 
-Capture's ledger thread (watch.py) judges every few seconds, logs when an alarm begins and ends, and keeps those that
-stand in the journal. `status` judges too, with what it sees of its own, so that it needs no role to be running.
+Each role judges its own every few seconds (watch.py in capture, oversight.py in publish), logs when an alarm begins
+and ends, and keeps those that stand in the journal. `status` judges all of them (standing.py), so that it needs no
+role to be running.
 """
 
 from __future__ import annotations
@@ -62,6 +63,22 @@ CATALOGUE: Final[Mapping[str, _Kind]] = {
     "kernel_drops": _Kind(_WARNING, "raise listen.receive_buffer, net.core.rmem_max; `checkvalve-receiver doctor`"),
     "margin_low": _Kind(_WARNING, "raise link.repair or link.outage on the sender as it says"),
 }
+BY_PUBLISH: Final = frozenset(
+    {
+        "capture_down",
+        "journal_stuck",
+        "release_unusable",
+        "image_held",
+        "rejected_is_out",
+        "audit_broken",
+        "release_shrinks",
+        "release_waits",
+        "nothing_deleted",
+    }
+)
+"""The codes that the publish role logs; all others are capture's."""
+BY_CAPTURE: Final = frozenset(CATALOGUE) - BY_PUBLISH
+NOT_ALLOWED: Final = ("collection_not_allowed", "sender_not_allowed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +129,11 @@ class Facts:
         return alive(self.capture, self.capture_told, self.now)
 
     @property
+    def publish_alive(self) -> bool:
+        """The same of publish."""
+        return alive(self.publish, self.publish_told, self.now)
+
+    @property
     def silence(self) -> float | None:
         """Seconds since the last datagram, None if there never was one."""
         if self.capture.get("silent_s") is not None:  # by the monotonic clock of the role
@@ -141,6 +163,12 @@ def judge(facts: Facts, bounds: Alarms) -> list[Alarm]:
                 "`approvals` asks for"
             )
             found.append(Alarm("release_unapproved", text, name))
+    refused = facts.capture.get("drops", {})
+    found += [
+        Alarm("release_not_allowed", f"releases were refused as {name} ({refused[name]})", name)
+        for name in NOT_ALLOWED
+        if refused.get(name)
+    ]
     for release, error in facts.unusable.items():
         found.append(Alarm("release_unusable", f"release {release} is not used: {error}", release))
     found += [Alarm("image_failed", f"{title}: {error}", image) for image, (title, error) in facts.failed.items()]
@@ -149,7 +177,7 @@ def judge(facts: Facts, bounds: Alarms) -> list[Alarm]:
 
 def _roles(facts: Facts) -> Iterable[Alarm]:
     state, other = facts.capture.get("state", "never started"), facts.publish.get("state", "never started")
-    half = alive(facts.publish, facts.publish_told, facts.now)  # the other role runs, so this one should
+    half = facts.publish_alive  # the other role runs, so this one should
     stopped = state in ("stopped", "never started")
     late = not facts.capture_alive and abs(facts.now - facts.capture_told) > ALIVE_S
     if late and facts.capture_at_work:

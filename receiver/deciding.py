@@ -1,4 +1,4 @@
-"""What people see of the border and decide there: ``held``, ``release``, ``reject``; and its alarms for status.
+"""What people see of the border and decide there: ``held``, ``release``, ``reject``; and its alarms.
 
 A decision is in the journal and in the audit log, or in neither. Publish finds it by itself, if it runs.
 """
@@ -24,7 +24,6 @@ from receiver.senders import trust
 from receiver.survey import CollectionView, ImageView, Survey
 from runtime.errors import EXIT_USAGE, UserError
 
-_NOT_ALLOWED: Final = ("collection_not_allowed", "sender_not_allowed")
 _HELD_SHOWN: Final = 5
 _SHORT_DIGEST: Final = re.compile(r"(?:sha256|sha512):[0-9a-f]{12,}\Z")
 
@@ -116,8 +115,8 @@ def decide(settings: ReceiverSettings, image: str, choice: Choice, reason: str, 
     return f"{choice}: {name}@{digest}; {_what_follows(choice, states)}"
 
 
-def border_alarms(settings: ReceiverSettings, drops: dict[str, int], images: Iterable[ImageView]) -> list[Alarm]:
-    """Return what of border and audit log a person has to know; *drops* are of the running capture.
+def border_alarms(settings: ReceiverSettings, images: Iterable[ImageView]) -> list[Alarm]:
+    """Return what of border and audit log a person has to know.
 
     Each image that is held, or how many where that would hide all else.
     """
@@ -138,11 +137,6 @@ def border_alarms(settings: ReceiverSettings, drops: dict[str, int], images: Ite
         )
         for image in listed
         if image.state == "published" and (one := rejected.get(image.digest)) is not None
-    ]
-    found += [
-        Alarm("release_not_allowed", f"releases were refused as {name} ({drops[name]})", name)
-        for name in _NOT_ALLOWED
-        if drops.get(name)
     ]
     try:
         Audit(settings.audit).head()

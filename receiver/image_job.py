@@ -41,6 +41,7 @@ class Pace:
     failed: float = 60.0  # first wait after a refusal that a person has to mend
     failed_max: float = 900.0
     keep: float = 60.0  # how often retention looks
+    look: float = 5.0  # how often alarms are judged; the first time after twice that, when capture has reported
     # What --once does when all was complete before: a sender that has just begun may still be fetching what is new.
     silence: float = 2.5  # beacons come about once a second; after this it has ended
     settle: float = 20.0  # one that goes on is not waited for any longer

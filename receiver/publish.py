@@ -33,6 +33,7 @@ from receiver.desired import desired_marks
 from receiver.image_job import Arrivals, ImageJob, Pace, Workshop
 from receiver.journal import ReceiverJournal, ReleaseRow
 from receiver.keeper import Keeper
+from receiver.oversight import Oversight
 from receiver.senders import Trust, trust
 from receiver.target import PublishTarget, open_targets
 from receiver.target_journal import TargetJournal
@@ -105,6 +106,7 @@ class Publisher:
         self._seen: tuple[int, object] = (-1, None)
         self._live: tuple[float, object] = (0.0, None)
         self._first_heard = 0.0
+        self._oversight = Oversight(settings, trust, pace.look)
         self._keeper = Keeper(settings, journal, list(zip(targets, self._shops, strict=True)), self._idle, pace.keep)
 
     def _workshop(self, target: PublishTarget) -> Workshop:
@@ -129,12 +131,13 @@ class Publisher:
 
         Return 0, or 1 if an image of such a release could not be published.
         """
-        keeping = None if once else asyncio.create_task(self._keeper.run(), name="retention")
+        aside = [] if once else [asyncio.create_task(each.run()) for each in (self._keeper, self._oversight)]
         try:
             while not stop.is_set():
                 await self._poll()
-                if keeping is not None and keeping.done():
-                    keeping.result()
+                for task in aside:
+                    if task.done():
+                        task.result()  # a bug of ours ends the role, and it is started again
                 result = self._result(since) if once and not self._tidying else None
                 if result is not None:
                     return result
@@ -144,7 +147,7 @@ class Publisher:
             return 0
         finally:
             tasks = [task for desired in self._desired.values() for task in desired.tasks.values()]
-            await self._cancel([*tasks, *self._tidying, *([keeping] if keeping is not None else [])])
+            await self._cancel([*tasks, *self._tidying, *aside])
             self._tell("stopped")
 
     async def _poll(self) -> None:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, Final
 
-from receiver.alarms import Alarm, Facts, Severity, alive, judge
+from receiver.alarms import Facts, Severity, alive
 from receiver.config import ReceiverSettings
-from receiver.deciding import border_alarms
 from receiver.estimate import OnTheLink, on_the_link
 from receiver.incidents import Incidents
 from receiver.journal import ReceiverJournal
 from receiver.margin import Meter, advise, summary
 from receiver.meters import HOUR, MINUTE, Meters
-from receiver.retention import alarms as retention_alarms
 from receiver.senders import trust
+from receiver.standing import standing
 from receiver.survey import CollectionView, ImageView, PartialObject, Survey
 from receiver.target_journal import TargetJournal
 from receiver.target_views import print_targets, target_documents
-from receiver.watch import StandingAlarms
-from runtime.alone import at_work
 from runtime.terminal import human_bytes, human_duration, human_rate, print_json, table
 
 _FIGURES: Final = ("datagrams", "bytes", "symbols", "repaired", "surplus", "lost", "kernel_drops")
@@ -38,17 +35,16 @@ def status(settings: ReceiverSettings, *, as_json: bool) -> int:
     try:
         survey = Survey(journal, settings.spool, trust(settings))
         collections, partials = survey.collections(), survey.partials()
-        live, stood = journal.live(), StandingAlarms(journal).all()
+        live = journal.live()
         capture, told = live.get("capture", ({}, 0.0))
         link = _link(capture, told, journal.counters(), now)
         publishing = _publishing(*live.get("publish", ({}, 0.0)), now)
-        keeping = retention_alarms(journal, settings.retention)
         publishing["targets"] = target_documents(collections, TargetJournal(journal).targets())
         meters, incidents = Meters(journal), Incidents(journal).newest(_INCIDENTS_SHOWN)
         hour, day = meters.total(MINUTE, 60), meters.total(HOUR, 24)
+        alarms = standing(settings, journal, collections, now)
     finally:
         journal.close()
-    alarms = [*_alarms(settings, live, stood, collections, hour, now), *keeping]
     wire = on_the_link(capture, alive=alive(capture, told, now))
     good = all(each.severity is Severity.WARNING for each in alarms)
     good = good and bool(collections) and all(view.complete for view in collections)
@@ -99,40 +95,6 @@ def _link(document: dict[str, Any], updated: float, counters: dict[str, int], no
             if name.startswith("drop.") and count
         },
     }
-
-
-def _alarms(
-    settings: ReceiverSettings,
-    live: dict[str, tuple[dict[str, Any], float]],
-    stood: dict[tuple[str, str], Alarm],
-    collections: list[CollectionView],
-    hour: Meter,
-    now: float,
-) -> list[Alarm]:
-    """Return what is wrong; since when it is, and what takes time to tell, as capture has noted (*stood*)."""
-    facts = Facts(
-        now,
-        *live.get("capture", ({}, 0.0)),
-        at_work(settings.state, "capture"),
-        *live.get("publish", ({}, 0.0)),
-        gaps={view.collection: view.heard_sequence or 0 for view in collections if view.gap},
-        unusable={f"{view.collection} {view.sequence}": view.error for view in collections if view.error is not None},
-        failed={
-            f"{image.name}@{image.digest}": (image.title, str(image.error))
-            for view in collections
-            for image in view.images
-            if image.state == "failed"
-        },
-        hour=hour,
-    )
-    found = {(each.code, each.subject): each for each in judge(facts, settings.alarms)}
-    if facts.capture_alive:
-        behind = {key: each for key, each in stood.items() if each.code == "release_behind"}
-        found |= {key: each for key, each in behind.items() if each.subject in facts.gaps}
-        found = {key: replace(each, since=stood[key].since) if key in stood else each for key, each in found.items()}
-    drops = facts.capture.get("drops", {})
-    held = border_alarms(settings, drops, [image for view in collections for image in view.images])
-    return [*found.values(), *held]
 
 
 def _publishing(document: dict[str, Any], updated: float, now: float) -> dict[str, Any]:

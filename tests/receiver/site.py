@@ -25,7 +25,7 @@ from tests.oci_layout.images import Image
 Cli = Callable[..., tuple[int, str, str]]  # of a command line: exit code, standard output and error
 
 
-FAST = Pace(poll=0.02, retry=0.05, retry_max=0.2, failed=0.1, failed_max=0.2)
+FAST = Pace(poll=0.02, retry=0.05, retry_max=0.2, failed=0.1, failed_max=0.2, look=0.1)
 
 
 def hear(journal: ReceiverJournal, collection: str, sequence: int, digest: str, when: float) -> None:

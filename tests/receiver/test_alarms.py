@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
-from receiver.alarms import CATALOGUE, Facts, Severity, judge
+from receiver.alarms import BY_PUBLISH, CATALOGUE, Alarm, Facts, Severity, judge
 from receiver.config import Alarms
 from receiver.incidents import Incidents
 from receiver.journal import ReceiverJournal
@@ -81,6 +81,7 @@ CASES: list[tuple[str, Facts, str]] = [
         facts(capture=GOOD | {"drops": {"release_unapproved": 1}}, gaps={"edge": 7}),
         "release edge 7 is heard of and not here",
     ),
+    ("release_not_allowed", capture(drops={"sender_not_allowed": 2}), "refused as sender_not_allowed (2)"),
     ("release_unusable", facts(unusable={"edge 7": "no trusted signature"}), "release edge 7 is not used"),
     ("image_failed", facts(failed={"a@sha256:1": ("a:1", "401")}), "a:1: 401"),
     ("disk_failed", capture(trouble=[["disk_failed", "spool", "Read-only file system"]]), "spool: Read-only"),
@@ -106,7 +107,7 @@ def test_each_alarm_stands_alone_and_says_what_is_wrong(code: str, given: Facts,
     assert set(alarm.document()) == {"code", "text", "subject", "since", "severity", "remedy"}
 
 
-BORDER = {"image_held", "rejected_is_out", "release_not_allowed", "audit_broken"}  # cases in tests/border
+BORDER = {"image_held", "rejected_is_out", "audit_broken"}  # cases in tests/border
 RETENTION = {"release_shrinks", "release_waits", "nothing_deleted"}  # cases in test_retention.py and test_activate.py
 
 
@@ -170,6 +171,18 @@ def test_an_alarm_that_stood_when_the_process_died_is_not_raised_again(journal: 
         Watch(journal, BOUNDS).look(GOOD | {"silent_s": 41.0}, NOW + 10)
     assert logs == []
     assert [alarm.since for alarm in StandingAlarms(journal).all().values()] == [NOW]
+
+
+def test_each_role_leaves_the_alarms_of_the_other_alone(journal: ReceiverJournal) -> None:
+    held = Alarm("image_held", "a:1: held: no signature", "a@sha256:1")
+    StandingAlarms(journal, BY_PUBLISH).settle([held], NOW)
+    watch = Watch(journal, BOUNDS)
+    watch.look(GOOD | {"silent_s": 31.0}, NOW)
+    assert set(StandingAlarms(journal).all()) == {("image_held", "a@sha256:1"), ("silence", "")}
+    StandingAlarms(journal, BY_PUBLISH).settle([], NOW)
+    assert set(StandingAlarms(journal).all()) == {("silence", "")}
+    watch.look(GOOD, NOW)
+    assert StandingAlarms(journal).all() == {}
 
 
 def test_behind_is_counted_by_the_running_process_whatever_the_clock_does(journal: ReceiverJournal) -> None:
