@@ -55,7 +55,7 @@ CATALOGUE: Final[Mapping[str, _Kind]] = {
     "release_shrinks": _Kind(_ERROR, "`checkvalve-receiver confirm` if it is meant; else mend the sender's list"),
     "release_waits": _Kind(_ERROR, "`checkvalve-receiver activate --latest` when going back is over"),
     "nothing_deleted": _Kind(
-        _ERROR, "restore the journal from a backup, or begin an empty one: OPERATIONS.md, Disaster"
+        _ERROR, "`import` that release again, or begin an empty journal: OPERATIONS.md, Disaster"
     ),
     "image_failed": _Kind(_ERROR, "mend what the line says; it is tried again by itself"),
     "disk_failed": _Kind(_ERROR, "make room, or mend the file system; it goes on by itself"),

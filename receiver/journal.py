@@ -79,9 +79,10 @@ class ReceiverJournal:
         self._durably("INSERT OR REPLACE INTO epochs VALUES (?, ?, ?)", (sender, epoch, session))
 
     def save_release(self, collection: str, sequence: int, digest: str, envelope: bytes, now: float) -> None:
-        """Record a verified release; on disk when this returns."""
+        """Record a verified release; on disk when this returns. What a damaged row had of the same one is mended."""
         self._durably(
-            "INSERT OR IGNORE INTO releases VALUES (?, ?, ?, ?, ?, NULL)",
+            "INSERT INTO releases VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT (collection, sequence)"
+            " DO UPDATE SET envelope = excluded.envelope WHERE digest = excluded.digest",
             (collection, sequence, digest, envelope, now),
         )
 

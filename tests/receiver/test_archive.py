@@ -21,6 +21,7 @@ from protocol.release import Release, payload_of, seal_release
 from receiver.archive import named
 from receiver.desired import desired_marks, release_of
 from receiver.retention import Keeping
+from runtime.database import transaction
 from tests.oci_layout.images import Image, multi_image, referrer_to, single_image
 from tests.receiver.site import Cli, Site, noise, release_image
 from tests.receiver.test_retention import gc, whole
@@ -97,6 +98,17 @@ def test_the_same_release_gives_the_same_bytes_again(site: Site, other: Site, ma
     assert (code, err) == (1, f"error: {whole_tar}: exists already; remove it, or give another name\n")
     assert cli("archive", 1, "--out", "x.zip", "--config", other.config)[0] == 2
     assert cli("archive", 1, "--out", "x.tar", "--volume-size", "4 gigs", "--config", other.config)[0] == 2
+
+
+def test_an_import_mends_a_release_that_the_journal_has_damaged(site: Site, made: Path, cli: Cli) -> None:
+    envelope = site.journal.releases()[0].envelope
+    with transaction(site.journal.connection) as connection:
+        connection.execute("UPDATE releases SET envelope = ?", (envelope[:-9],))
+    code, out, _ = cli("status", "--json", "--config", site.config)
+    assert (code, '"release_unusable"' in out) == (1, True)
+    assert cli("import", made, "--config", site.config)[0] == 0
+    assert site.journal.releases()[0].envelope == envelope
+    assert '"release_unusable"' not in cli("status", "--json", "--config", site.config)[1]
 
 
 def flip(path: Path, at: int = 30_000) -> None:
