@@ -169,11 +169,11 @@ async def test_status_knows_since_when_and_what_takes_time_to_tell_from_capture(
     now = time.time()
     hear(site.journal, "default", 2, "sha256:" + "2" * 64, now)
     site.journal.set_live("capture", capture(now, silent_s=99.0), now)
-    behind = Alarm(
-        "release_behind", "release default 2 was heard of 11 min ago and has not come", "default", now - 60
-    )
-    stale = Alarm("release_behind", "of a collection that caught up", "edge", now - 60)
-    StandingAlarms(site.journal).replace([Alarm("silence", "as it was", "", now - 3_600), behind, stale])
+    behind = Alarm("release_behind", "release default 2 was heard of 11 min ago and has not come", "default")
+    stale = Alarm("release_behind", "of a collection that caught up", "edge")
+    silent = Alarm("silence", "as it was")
+    StandingAlarms(site.journal).settle([silent], now - 3_600)
+    StandingAlarms(site.journal).settle([silent, behind, stale], now - 60)
     cli("status", "--config", site.config)  # takes what publish has logged
     code, out, _ = cli("status", "--json", "--config", site.config)
     found = {alarm["code"]: alarm for alarm in json.loads(out)["alarms"]}
