@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -97,9 +98,8 @@ class Machine:
     def power_off(self) -> None:
         """End it as a power cut does: nothing in it learns of it."""
         if self._process is not None:
-            if self._init:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self._init, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._init or self._process.pid, signal.SIGKILL)
             self._ended()
 
     def run(self, *argv: str | Path, stdin: str | None = None, timeout_s: float = 60.0, check: bool = True) -> str:
@@ -175,7 +175,11 @@ class Machine:
     def _find_init(self) -> bool:
         assert self._process is not None
         assert self._process.code is None, self._process.describe("ended while it booted")
-        self._init = next(iter(children(self._process.pid)), 0)
+        for pid in children(self._process.pid):  # a child that only makes the namespaces comes before it
+            with contextlib.suppress(OSError):
+                status = Path(f"/proc/{pid}/status").read_text()
+                if re.search(r"^Name:\tsystemd$", status, re.M) and re.search(r"^NSpid:.*\t1$", status, re.M):
+                    self._init = pid
         return bool(self._init)
 
     def _is_up(self) -> bool:
