@@ -84,7 +84,7 @@ def capture(config: Config = None) -> None:
     """Only receive: the role that listens to the diode and needs no other network."""
     from receiver import capture as role
 
-    raise typer.Exit(role.main(settings_of(config), once=False))
+    raise typer.Exit(role.main(settings_of(config), read=lambda: settings_of(config)))
 
 
 @app.command(epilog=examples("checkvalve-receiver publish --once"))
@@ -96,7 +96,7 @@ def publish(
     """Only publish: the role that talks to the internal registry and never to the diode."""
     from receiver import publish as role
 
-    raise typer.Exit(role.main(settings_of(config), once=once, since=since))
+    raise typer.Exit(role.main(settings_of(config), once=once, since=since, read=lambda: settings_of(config)))
 
 
 @app.command(epilog=examples("checkvalve-receiver status --json | jq .link"))

@@ -113,7 +113,9 @@ def fetch(config: Config = None, once: Once = False, round_token: RoundToken = N
     """Fetch what images.yaml names into the spool and queue it. Needs the Internet, not the signing key."""
     from sender import fetch as role
 
-    raise typer.Exit(role.main(settings_of(config), once=once, round_token=round_token))
+    raise typer.Exit(
+        role.main(settings_of(config), once=once, round_token=round_token, read=lambda: settings_of(config))
+    )
 
 
 @app.command(short_help="Sign releases and send the queue.", epilog=examples("checkvalve-sender transmit"))
@@ -121,7 +123,7 @@ def transmit(config: Config = None, once: Once = False, round_token: RoundToken 
     """Sign releases and send the queue. Needs the signing key and the diode, not the Internet."""
     from sender import transmit as role
 
-    raise typer.Exit(role.main(settings_of(config), once, round_token))
+    raise typer.Exit(role.main(settings_of(config), once, round_token, read=lambda: settings_of(config)))
 
 
 @app.command(

@@ -14,7 +14,7 @@ from protocol.drops import Drop
 from protocol.trust import Remembered
 from receiver import lane
 from receiver.assemble import Assembler
-from receiver.capture import _Capture
+from receiver.capture_loop import Capture
 from receiver.config import ReceiverSettings
 from receiver.journal import ReceiverJournal
 from receiver.link import Link
@@ -35,7 +35,7 @@ class InProcess:
 
     def __init__(self, side: Side) -> None:
         self.stop = threading.Event()
-        self.capture: _Capture | None = None
+        self.capture: Capture | None = None
         self.granted = 0
         self._side = side
         self._thread = threading.Thread(target=self._run)
@@ -50,7 +50,7 @@ class InProcess:
         private = keys.load_hpke_key(settings.hpke_key, created_by="test")
         remembered = Remembered()
         decoder = Decoder(side.trusted, private, remembered, buffers=BUFFERS)
-        self.capture = _Capture(
+        self.capture = Capture(
             settings, ReceiverJournal(settings.journal), lane.Lane(link, decoder), Trust(side.trusted), remembered
         )
         self.capture.run(self.stop)
