@@ -1,12 +1,12 @@
 """What a decoder hands over to the one that takes its place: open sessions, and the blocks that were on their way.
 
-Without it a receiver that starts again waits for the next announcement, and what arrived of unfinished blocks is lost.
-The bytes are this receiver's own and never cross the link: an announcement is verified anew, epochs included, and what
-is wrong in a block shows in its object's digest. No state is left half taken: :func:`parse` reads all before any is used.
+Without it a receiver that starts again waits for the next announcement, and what arrived of unfinished blocks is
+lost. The bytes are this receiver's own and never cross the link: an announcement is verified anew, epochs included,
+and what is wrong in a block shows in its object's digest. :func:`parse` reads all of it before any is used.
 
-Little-endian. ``CVH1``, u16 sessions, then for each: its announcement; u16 windows (u16 lane, five i64, bits); u64
-beacon sequence; u32 object table entries as on the wire; u32 blocks (u64 TOI, u32 SBN, u32 symbol bytes, a byte for each
-place that is 1 where a symbol is here, those symbols). Byte strings follow their u32 length.
+Little-endian. ``CVH1``, u16 sessions, then for each: its announcement; u16 windows (u16 lane, four i64, bits); u64
+beacon sequence; u32 object table entries as on the wire; u32 blocks (u64 TOI, u32 SBN, u32 symbol bytes, a byte for
+each place that is 1 where a symbol is here, those symbols). Byte strings follow their u32 length.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedBlock:
-    """A source block of which some symbols are here: *have* by place in the buffer, *symbols* those, in that order."""
+    """A source block of which some symbols are here: *have* by place in the buffer, *symbols* in that order."""
 
     toi: int
     sbn: int

@@ -125,7 +125,7 @@ class IncomingBlock:
         return UnfinishedBlock(self.owner.entry.toi, shape.sbn, size, bytes(have), here)
 
     def take_over(self, block: UnfinishedBlock) -> int:
-        """Take the symbols of a block that another decoder has handed over; return how many. ValueError: not of this."""
+        """Take the symbols of this block that another decoder had; return how many. ValueError: of another one."""
         size, shape = self.buffer.symbol_bytes, self.shape
         if len(block.have) != len(self._have) or block.symbol_bytes != size:
             raise ValueError("a block of another geometry")

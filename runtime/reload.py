@@ -70,7 +70,7 @@ class Reload(Generic[S]):
         return True
 
     def serve(self, body: Callable[[S], int]) -> int:
-        """Run *body* until it returns something else than AGAIN; return that. It calls :meth:`started` once it works."""
+        """Run *body*, which calls :meth:`started` once it works, until it returns no AGAIN; return what it returns."""
         while True:
             try:
                 code = body(self.settings)

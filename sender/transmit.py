@@ -3,9 +3,9 @@
     journal ─▶ releases.py ─▶ schedule.py ─▶ dispatch.py ─▶ lane.py ═▶ diode
                                                        └──▶ far_lane.py ─▶ lane_process.py ═▶ diode
 
-One thread (transmit_loop.py) decides what goes next and drives lane 0. The journal is looked at a few times a second, in short
-transactions; while it is locked or its disk is full, the wire goes on with what is known. Holds the signing key;
-needs no network but the diode's.
+One thread (transmit_loop.py) decides what goes next and drives lane 0. The journal is looked at a few times a second,
+in short transactions; while it is locked or its disk is full, the wire goes on with what is known. Holds the signing
+key; needs no network but the diode's.
 """
 
 from __future__ import annotations
