@@ -269,7 +269,7 @@ class Decoder:
     # --- from one process to the next ------------------------------------------------------------------------
 
     def hand_over(self) -> list[OpenSession]:
-        """Return what another decoder needs to go on from here. To be followed by :meth:`close`."""
+        """Return what another decoder needs to go on from here; then call :meth:`close`, which abandons nothing."""
         return [session.hand_over(self._announcements[tag]) for tag, session in self._sessions.items()]
 
     def take_over(self, former: list[OpenSession]) -> list[Event]:

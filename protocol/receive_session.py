@@ -80,6 +80,7 @@ class ReceiveSession:
         self._one = BurstView(memoryview(bytearray(parameters.datagram_bytes)), parameters.datagram_bytes, 1)
         self._beacon_sequence = 0
         self._parsed: dict[bytes, ObjectEntry] = {}
+        self._handed_over = False
         self._last_surplus: tuple[tuple[int, int], WireOrder] | None = None  # of the last block asked about
 
     @property
@@ -277,15 +278,18 @@ class ReceiveSession:
         events.append(BlockAbandoned(block))
 
     def close(self, events: list[Event]) -> None:
-        """End the session: what is unfinished is abandoned."""
+        """End the session: what is unfinished is abandoned, unless another one goes on with it."""
         while self._active:
             self._abandon_oldest(events)
+            if self._handed_over:
+                self._drop(Drop.BLOCK_ABANDONED, -1)
         self._counters.lost += self.lost
 
     # --- from one process to the next ------------------------------------------------------------------------
 
     def hand_over(self, announcement: bytes) -> OpenSession:
         """Return all that a session opened by *announcement* needs to go on where this one is."""
+        self._handed_over = True
         return OpenSession(
             announcement,
             [window.hand_over(lane) for lane, window in self._windows.items()],

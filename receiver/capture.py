@@ -4,10 +4,10 @@
     diode ═▶ lane_process.py ─▶ far_lane.py ───────┤  what of it is needed: wanted.py
                                                    └▶ ledger.py (thread) ─▶ journal: counters, beacons, status, alarms
 
-The loop (capture_loop.py) only receives, decodes and hands over. It waits for no disk and no lock, with two exceptions: the epoch
-of a new session has to be on disk before anything of that session counts; and while every block buffer is on its way
-to disk, the kernel's buffer may hold what arrives for ROOM_S. Needs no network but its socket, and no registry
-credentials.
+The loop (capture_loop.py) only receives, decodes and hands over. It waits for no disk and no lock, with two
+exceptions: the epoch of a new session has to be on disk before anything of that session counts; and while every block
+buffer is on its way to disk, the kernel's buffer may hold what arrives for ROOM_S. Needs no network but its socket,
+which systemd may open for it, and no registry credentials.
 """
 
 from __future__ import annotations

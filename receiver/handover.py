@@ -1,7 +1,7 @@
 """What capture leaves for its successor when it is stopped: open sessions and unfinished blocks, in a file.
 
-Used once and removed. It is worth something only for what the kernel's buffer holds meanwhile, so it is neither synced
-nor kept: without it nothing is lost but time.
+Used once and removed. It is worth something only for what the kernel's buffer holds meanwhile, so it is neither
+synced nor kept: without it nothing is lost but time.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ _FIRST: Final = 3  # SD_LISTEN_FDS_START
 def datagram_sockets(wanted: list[HostPort], key: str) -> list[socket.socket] | None:
     """Return the socket for each of the places *wanted*, by its port; None if systemd has passed us none.
 
-    A host of ``0.0.0.0`` or ``::`` on either side fits any. *key* names the setting. UserError (exit code 2) names the
-    socket that is missing or of the wrong kind. Asked once in a process: the variables are removed, as children must
-    not believe that they are meant.
+    The unit says on which address; here only ports are compared. *key* names the setting. UserError (exit code 2)
+    names the socket that is missing or of the wrong kind. Asked once in a process: the variables are removed, as
+    children must not believe that they are meant.
     """
     if not (sockets := _passed()):
         return None

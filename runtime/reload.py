@@ -1,8 +1,8 @@
 """Settings read again while a service runs (SIGHUP, ``systemctl reload``): all of them take effect, or none does.
 
-The role's body ends and begins anew within the process, which keeps its sockets and its watchdog. Settings that cannot
-be read, that change what a process cannot change, or with which the body does not start, leave the former ones in
-force; the log says why, and ``systemctl status`` until it is mended.
+The role's body ends and begins anew within the process, which keeps its sockets and its watchdog. Settings that
+cannot be read, that change what a process cannot change, or with which the body does not start, leave the former ones
+in force; the log says why, and ``systemctl status`` until it is mended.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Reload(Generic[S]):
         return True
 
     def serve(self, body: Callable[[S], int]) -> int:
-        """Run *body*, which calls :meth:`started` once it works, until it returns no AGAIN; return what it returns."""
+        """Run *body*, which calls :meth:`started` once it works, until it returns another code than AGAIN."""
         while True:
             try:
                 code = body(self.settings)

@@ -20,6 +20,7 @@ from receiver.journal import ReceiverJournal
 from receiver.link import Link
 from receiver.senders import Trust
 from runtime import keys
+from runtime.reload import Reload
 from runtime.settings import load_settings
 from tests.capture.rig import Cargo, Mouth, Side, Wire
 from tests.support.content import digest_of, some_bytes
@@ -53,7 +54,7 @@ class InProcess:
         self.capture = Capture(
             settings, ReceiverJournal(settings.journal), lane.Lane(link, decoder), Trust(side.trusted), remembered
         )
-        self.capture.run(self.stop)
+        self.capture.run(self.stop, Reload(settings, None, ()))  # type: ignore[arg-type]
         self.capture.close()
 
     def dropped(self, reason: Drop) -> int:

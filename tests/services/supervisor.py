@@ -21,7 +21,12 @@ class Service:
     """One unit; *arguments* are module and command line, *sockets* stay open while the service is down."""
 
     def __init__(
-        self, folder: Path, arguments: Sequence[str], *, sockets: Sequence[socket.socket] = (), credentials: bool = False
+        self,
+        folder: Path,
+        arguments: Sequence[str],
+        *,
+        sockets: Sequence[socket.socket] = (),
+        credentials: bool = False,
     ) -> None:
         self._arguments = [sys.executable, "-P", "-m", *arguments]
         self._sockets = list(sockets)
@@ -117,5 +122,3 @@ def udp_socket(port: int, receive_buffer: int) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE if os.geteuid() == 0 else socket.SO_RCVBUF, receive_buffer)
     made.bind(("127.0.0.1", port))
     return made
-
-

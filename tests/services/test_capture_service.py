@@ -17,7 +17,6 @@ from tests.support.content import some_bytes
 from tests.support.waits import wait_for
 
 BUFFER = 64 * 2**20
-HELD = 6_000_000  # bytes that are sent while nobody listens
 
 
 @pytest.fixture
@@ -27,8 +26,9 @@ def side(tmp_path: Path) -> Side:
 
 @pytest.fixture
 def mouth(side: Side) -> Iterator[Mouth]:
-    with Mouth(side) as made:
-        yield made
+    made = Mouth(side)
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -74,7 +74,6 @@ def test_a_restart_in_the_midst_of_a_transfer_loses_nothing_that_the_kernel_can_
     assert drops(side) == {}
     assert (counters.get("lost", 0), counters.get("kernel_drops", 0)) == (0, 0)
     assert counters["datagrams"] == len(sent)
-    assert not (side.state / "handover.bin").exists() or service.process is not None
     assert '"taken_over"' in service.log
 
 
@@ -109,12 +108,12 @@ def test_wrong_settings_leave_the_former_ones_and_are_told_until_they_are_mended
     text = side.config.read_text()
     for wrong, words in (
         ("alarms: {silence: soon}\n", "alarms.silence: 'soon' is not a duration"),
-        ("senders: nobody\n", "duplicate"),
+        ("senders: nobody\n", "senders: this key is here twice"),
     ):
         side.config.write_text(text + wrong)
         service.reload()
         assert "reload failed, the former settings stay in force: " in service.status
-        assert words in service.status or words in service.log
+        assert words in service.status
     side.config.write_text(text.replace(str(side.port), str(side.port + 1)))
     service.reload()
     assert "changed setting listen.on: systemctl restart is needed" in service.status
@@ -131,9 +130,7 @@ def test_wrong_settings_leave_the_former_ones_and_are_told_until_they_are_mended
 
 
 def test_a_socket_of_another_port_is_named(side: Side, tmp_path: Path) -> None:
-    made = Service(
-        tmp_path, ["receiver", "capture", "--config", str(side.config)], sockets=[udp_socket(0, BUFFER)]
-    )
+    made = Service(tmp_path, ["receiver", "capture", "--config", str(side.config)], sockets=[udp_socket(0, BUFFER)])
     try:
         assert made.launch().wait(20) == 2
         assert f"listen.on: 127.0.0.1:{side.port} is not among the sockets of the socket unit (port " in made.log
@@ -156,17 +153,16 @@ def test_a_stream_socket_is_refused(side: Side, tmp_path: Path) -> None:
 
 def test_several_lanes_take_their_sockets(tmp_path: Path) -> None:
     side = Side(tmp_path)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # a neighbour of the first port
-        probe.bind(("127.0.0.1", side.port + 1))
     side.config.write_text(side.config.read_text().replace(f":{side.port}'}}", f":{side.port}', lanes: 2}}"))
     sockets = [udp_socket(side.port + lane, BUFFER) for lane in (1, 0)]  # in any order
     made = Service(tmp_path, ["receiver", "capture", "--config", str(side.config)], sockets=sockets)
     try:
         made.start()
         data = some_bytes(2_000_000)
-        with Mouth(side) as mouth:
-            mouth.say(Wire(side, lanes=2).send([Cargo(data)]))
-            wait_for(lambda: here(side, data))
+        mouth = Mouth(side)  # all that lane 0 sends
+        mouth.say(Wire(side, lanes=2).send([Cargo(data)]))
+        mouth.close()
+        wait_for(lambda: here(side, data))
         assert made.stop() == 0
     finally:
         made.close()
