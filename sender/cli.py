@@ -172,6 +172,7 @@ def doctor(config: Config = None, as_json: Json = False) -> None:
 
 
 import sender.cli_archive  # noqa: E402 - registers its commands after ours
+import sender.cli_capacity  # noqa: E402
 import sender.cli_releases  # noqa: E402
 import sender.cli_repair  # noqa: E402
 import sender.cli_storage  # noqa: E402, F401
