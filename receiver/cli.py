@@ -42,11 +42,22 @@ def init(
     serve: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Serve the layout as a read-only registry.")
     ] = None,
+    state: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Spool, journal and layout. The default: beside the settings.")
+    ] = None,
 ) -> None:
     """Write a commented receiver.yaml and a key pair. Overwrites nothing."""
     from receiver import setup
 
-    made = setup.make(folder, listen=listen, senders=sender or [], registry=registry, layout=layout, serve=serve)
+    made = setup.make(
+        folder,
+        listen=listen,
+        senders=sender or [],
+        registry=registry,
+        layout=layout,
+        serve=serve,
+        state=state,
+    )
     for path in made.created:
         print(f"created {path}")
     for path in made.kept:

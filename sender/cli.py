@@ -33,11 +33,15 @@ def init(
         list[Path] | None,
         typer.Option("--receiver", "-r", metavar="PUBKEY", help="A receiver's public key; may be repeated."),
     ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Spool, journal and images.lock. The default: beside the settings."),
+    ] = None,
 ) -> None:
     """Write a commented sender.yaml, an images.yaml and a signing key. Overwrites nothing."""
     from sender import setup
 
-    made = setup.make(folder, to=to, rate=rate, receivers=receiver or [])
+    made = setup.make(folder, to=to, rate=rate, receivers=receiver or [], state=state)
     for path in made.created:
         print(f"created {path}")
     for path in made.kept:
