@@ -172,7 +172,8 @@ def doctor(config: Config = None, as_json: Json = False) -> None:
 import sender.cli_archive  # noqa: E402 - registers its commands after ours
 import sender.cli_releases  # noqa: E402
 import sender.cli_repair  # noqa: E402
-import sender.cli_storage  # noqa: E402, F401
+import sender.cli_storage  # noqa: E402
+import sender.cli_units  # noqa: E402, F401
 
 
 def main() -> int:
