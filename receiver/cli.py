@@ -155,7 +155,8 @@ import receiver.cli_border  # noqa: E402 - registers its commands after ours
 import receiver.cli_keeping  # noqa: E402
 import receiver.cli_knowing  # noqa: E402
 import receiver.cli_missing  # noqa: E402
-import receiver.cli_nodes  # noqa: E402, F401
+import receiver.cli_nodes  # noqa: E402
+import receiver.cli_units  # noqa: E402, F401
 
 
 def main() -> int:

@@ -179,7 +179,8 @@ import sender.cli_archive  # noqa: E402 - registers its commands after ours
 import sender.cli_capacity  # noqa: E402
 import sender.cli_releases  # noqa: E402
 import sender.cli_repair  # noqa: E402
-import sender.cli_storage  # noqa: E402, F401
+import sender.cli_storage  # noqa: E402
+import sender.cli_units  # noqa: E402, F401
 
 
 def main() -> int:

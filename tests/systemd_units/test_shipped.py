@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.systemd_units.conftest import SHIPPED, Units
+from tests.systemd_units.rig import SHIPPED, Units
 
 EXPOSURE_MAX = 1.5
 ROLES = ("fetch", "transmit", "capture", "publish")
