@@ -2,10 +2,10 @@
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test worlds crash check format vectors bench lock clean
+.PHONY: help venv demo test test-systemd worlds crash check format vectors bench lock clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: .venv/.complete ## build .venv from the locked requirements (PYTHON=... chooses the interpreter)
 
@@ -18,6 +18,10 @@ demo: venv ## mirror an image across a lossy one-way link on this machine and co
 test: venv ## run all tests; as root, first installs what the system tests need
 	@tests/setup/debian-packages
 	@$(PY) -m pytest
+
+test-systemd: venv ## boot two Debian systems on the one-way lab and use them; needs root (a first run downloads them)
+	@tests/setup/debian-packages booted
+	@$(PY) -m pytest -m booted tests/systemd
 
 worlds: venv ## 2,000 seeded worlds of the simulator with loss and power cuts (SEED=, WORLDS=)
 	@$(PY) -m tests.simulator --worlds $(or $(WORLDS),2000) $(if $(SEED),--seed $(SEED)) --jobs $$(nproc)

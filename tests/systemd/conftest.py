@@ -1,0 +1,58 @@
+"""Two booted systems on the two sides of the lab, one pair for all tests here; skipped with the reason elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.oneway import OneWay
+from tests.systemd import machine, tree
+from tests.systemd.machine import Machine
+
+Say = Callable[[str], None]
+
+
+@pytest.fixture(scope="session")
+def say(request: pytest.FixtureRequest) -> Say:
+    """Tell whoever waits in the terminal what is being done, and when."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            print(f"\n  {time.monotonic() - began:5.1f} s  {text}", end="", flush=True)
+
+    return say
+
+
+@pytest.fixture(scope="session")
+def debian(say: Say) -> Path:
+    """The tree that both systems begin as."""
+    if reason := tree.missing():
+        pytest.skip(reason)
+    machine.sweep()
+    try:
+        return tree.debian(say)
+    except tree.NoTree as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def oneway(debian: Path) -> Iterator[OneWay]:
+    """The lab that the two systems stand in."""
+    with OneWay() as built:
+        yield built
+
+
+@pytest.fixture(scope="session")
+def bare(debian: Path, oneway: OneWay, say: Say) -> Iterator[tuple[Machine, Machine]]:
+    """Both systems, booted, as they are before anything is installed."""
+    with Machine("low", debian, oneway.low) as low, Machine("high", debian, oneway.high) as high:
+        for each in (low, high):
+            each.boot()
+            say(f"{each.name} has booted")
+        yield low, high
