@@ -17,6 +17,7 @@ from protocol.drops import Drop
 from protocol.errors import WireError
 from protocol.events import Event, SessionOpened
 from protocol.fragments import Assembler
+from protocol.handover import OpenSession
 from protocol.incoming import IncomingBlock, IncomingObject
 from protocol.limits import (
     BUFFER_BYTES_MAX,
@@ -84,6 +85,7 @@ class Decoder:
         self._refused: OrderedDict[bytes, Drop] = OrderedDict()  # SHA-256 of an announcement -> why it is of no use
         self._credit = VERIFICATIONS_MAX * DATAGRAMS_PER_VERIFICATION
         self._accepted: dict[bytes, bytes] = {}  # SHA-256 of a whole announcement in force -> tag
+        self._announcements: dict[bytes, bytes] = {}  # tag -> the announcement that opened its session
 
     # --- bytes in --------------------------------------------------------------------------------------------
 
@@ -196,6 +198,9 @@ class Decoder:
                     self._refused.popitem(last=False)
             raise
         self._open(announcement, traffic_key(session_key, announcement.signed), identity, events)
+        running = self._announcements
+        running[announcement.parameters.tag] = whole
+        self._announcements = {tag: each for tag, each in running.items() if tag in self._sessions}
 
     def _is_new(self, announcement: Announcement) -> bool:
         """Whether this opens a session; False if that session runs already, WireError if it must not be opened."""
@@ -258,7 +263,48 @@ class Decoder:
             session.close(events)
         self._sessions.clear()
         self._accepted.clear()
+        self._announcements.clear()
         return events
+
+    # --- from one process to the next ------------------------------------------------------------------------
+
+    def hand_over(self) -> list[OpenSession]:
+        """Return what another decoder needs to go on from here; then call :meth:`close`, which abandons nothing."""
+        return [session.hand_over(self._announcements[tag]) for tag, session in self._sessions.items()]
+
+    def take_over(self, former: list[OpenSession]) -> list[Event]:
+        """Open the sessions of another decoder as its announcements say, if they may still be opened.
+
+        Handle the events, then call :meth:`take_blocks`. What is not good is dropped and counted, as from the wire.
+        """
+        events: list[Event] = []
+        for each in former:
+            try:
+                self._new_announcement(each.announcement, hashlib.sha256(each.announcement).digest(), events)
+                if (session := self._session_of(each)) is not None:
+                    session.take_over(each, events)
+            except WireError as error:
+                self.counters.drops[error.drop] += 1
+            except ValueError:
+                self.counters.drops[Drop.BAD_FIELD] += 1
+        return events
+
+    def take_blocks(self, former: list[OpenSession]) -> list[Event]:
+        """Go on with the unfinished blocks of what is wanted; the events are of those that are complete now."""
+        events: list[Event] = []
+        for each in former:
+            session = self._session_of(each)
+            for block in each.blocks if session is not None else ():
+                assert session is not None
+                try:
+                    session.take_block(block, events)
+                except ValueError:
+                    self.counters.drops[Drop.BAD_FIELD] += 1
+        return events
+
+    def _session_of(self, former: OpenSession) -> ReceiveSession | None:
+        tag = self._accepted.get(hashlib.sha256(former.announcement).digest())
+        return None if tag is None else self._sessions.get(tag)
 
     @property
     def out_of_buffers(self) -> bool:

@@ -13,6 +13,7 @@ from typing import Final
 from protocol.buffers import BlockBuffer
 from protocol.fec import erasure_code
 from protocol.geometry import BlockShape
+from protocol.handover import UnfinishedBlock
 from protocol.limits import CODEWORD_SYMBOLS_MAX
 from protocol.objects import ObjectEntry
 from protocol.order import wire_order
@@ -115,6 +116,30 @@ class IncomingBlock:
         self._left[column] -= 1
         if self._left[column] == 0:
             self._open -= 1
+
+    def hand_over(self) -> UnfinishedBlock:
+        """Return a copy of the symbols that are here."""
+        have, shape, size = bytearray(self._have), self.shape, self.buffer.symbol_bytes
+        have[shape.symbols : self._repair_at] = bytes(self._repair_at - shape.symbols)  # padding
+        here = b"".join(self.buffer.symbols[place] for place, one in enumerate(have) if one)
+        return UnfinishedBlock(self.owner.entry.toi, shape.sbn, size, bytes(have), here)
+
+    def take_over(self, block: UnfinishedBlock) -> int:
+        """Take the symbols of this block that another decoder had; return how many. ValueError: of another one."""
+        size, shape = self.buffer.symbol_bytes, self.shape
+        if len(block.have) != len(self._have) or block.symbol_bytes != size:
+            raise ValueError("a block of another geometry")
+        taken = at = 0
+        for place, one in enumerate(block.have):
+            if not one:
+                continue
+            column = place // shape.k if place < self._repair_at else (place - self._repair_at) // shape.m
+            if self.needs(place, column):
+                self.buffer.symbols[place][:] = block.symbols[at : at + size]
+                self.mark(place, column)
+                taken += 1
+            at += size
+        return taken
 
     @property
     def complete(self) -> bool:

@@ -19,6 +19,7 @@ from protocol.buffers import BufferPool, whole_symbols
 from protocol.drops import Drop
 from protocol.errors import WireError
 from protocol.events import BeaconReceived, BlockAbandoned, BlockComplete, Event, ObjectAnnounced
+from protocol.handover import OpenSession, UnfinishedBlock
 from protocol.incoming import IncomingBlock, IncomingObject
 from protocol.limits import ACTIVE_BLOCKS_MAX, PARSED_ENTRIES_MAX, TRACKED_OBJECTS_MAX
 from protocol.objects import ObjectEntry, parse_entry, parse_table
@@ -79,6 +80,7 @@ class ReceiveSession:
         self._one = BurstView(memoryview(bytearray(parameters.datagram_bytes)), parameters.datagram_bytes, 1)
         self._beacon_sequence = 0
         self._parsed: dict[bytes, ObjectEntry] = {}
+        self._handed_over = False
         self._last_surplus: tuple[tuple[int, int], WireOrder] | None = None  # of the last block asked about
 
     @property
@@ -276,10 +278,49 @@ class ReceiveSession:
         events.append(BlockAbandoned(block))
 
     def close(self, events: list[Event]) -> None:
-        """End the session: what is unfinished is abandoned."""
+        """End the session: what is unfinished is abandoned, unless another one goes on with it."""
         while self._active:
             self._abandon_oldest(events)
+            if self._handed_over:
+                self._drop(Drop.BLOCK_ABANDONED, -1)
         self._counters.lost += self.lost
+
+    # --- from one process to the next ------------------------------------------------------------------------
+
+    def hand_over(self, announcement: bytes) -> OpenSession:
+        """Return all that a session opened by *announcement* needs to go on where this one is."""
+        self._handed_over = True
+        return OpenSession(
+            announcement,
+            [window.hand_over(lane) for lane, window in self._windows.items()],
+            self._beacon_sequence,
+            [owner.entry.encode() for owner in self.objects.values()],
+            [block.hand_over() for block in self._active.values()],
+        )
+
+    def take_over(self, former: OpenSession, events: list[Event]) -> None:
+        """Go on with the windows and objects of *former*; ValueError or WireError if they make no sense."""
+        for window in former.windows:
+            if (ours := self._windows.get(window.lane)) is not None:
+                ours.take_over(window)
+        self._counters.lost -= self.lost  # who handed it over has counted them
+        self._beacon_sequence = former.beacon_sequence
+        for raw in former.entries:
+            self._announced(self._parse_entry(raw, self.symbol_bytes), events)
+
+    def take_block(self, block: UnfinishedBlock, events: list[Event]) -> None:
+        """Go on with a block whose object is wanted; ValueError if it is none of that object."""
+        owner = self.objects.get(block.toi)
+        if owner is None or block.sbn >= owner.entry.geometry.blocks:
+            raise ValueError("a block of no object")
+        if not owner.needs(block.sbn) or (block.toi, block.sbn) in self._active:
+            return
+        opened = self._open_block(owner, block.sbn, events)
+        if opened is None:
+            return  # no buffer
+        opened.take_over(block)
+        if opened.complete:
+            self._complete(opened, events)
 
     # --- single control datagrams ----------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ Numbers enter only after their datagram authenticated, so a forger cannot move t
 
 from __future__ import annotations
 
+from protocol.handover import Window
 from protocol.limits import REPLAY_WINDOW_PACKETS
 
 
@@ -50,6 +51,18 @@ class ReplayWindow:
             self._bits |= (((1 << count) - 1) << below) & self._mask
         self.first = min(self.first, first)
         self.accepted += count
+
+    def hand_over(self, lane: int) -> Window:
+        """Return the window as it stands; *lane* says whose it is."""
+        return Window(lane, self.first, self.highest, self.accepted, self._run, self._bits)
+
+    def take_over(self, window: Window) -> None:
+        """Go on from where another one stood; ValueError if no window can stand so."""
+        numbers = window.first, window.highest, window.accepted, window.run
+        if min(numbers) < -1 or window.highest < window.first or window.bits > self._mask:
+            raise ValueError(f"no replay window: {numbers}")
+        self.first, self.highest, self.accepted, self._run = numbers
+        self._bits = window.bits
 
     @property
     def lost(self) -> int:

@@ -4,114 +4,102 @@
     diode ═▶ lane_process.py ─▶ far_lane.py ───────┤  what of it is needed: wanted.py
                                                    └▶ ledger.py (thread) ─▶ journal: counters, beacons, status, alarms
 
-The loop here only receives, decodes and hands over. It waits for no disk and no lock, with two exceptions: the epoch
-of a new session has to be on disk before anything of that session counts; and while every block buffer is on its way
-to disk, the kernel's buffer may hold what arrives for ROOM_S. Needs no network but its socket, and no registry
-credentials.
+The loop (capture_loop.py) only receives, decodes and hands over. It waits for no disk and no lock, with two
+exceptions: the epoch of a new session has to be on disk before anything of that session counts; and while every block
+buffer is on its way to disk, the kernel's buffer may hold what arrives for ROOM_S. Needs no network but its socket,
+which systemd may open for it, and no registry credentials.
 """
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
+import socket
 import sys
-import time
-from collections import Counter
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from oci.blobs import BlobStore
-from protocol.announcement import SessionParameters
 from protocol.decoder import Decoder
-from protocol.drops import Drop
-from protocol.events import (
-    BeaconReceived,
-    BlockAbandoned,
-    BlockComplete,
-    Event,
-    ObjectAnnounced,
-    SessionOpened,
-)
-from protocol.incoming import IncomingBlock
 from protocol.trust import Remembered, TrustedSenders
-from protocol.wire import symbol_bytes
-from receiver import integrity
-from receiver.assemble import Assembler
+from receiver import handover, integrity
+from receiver.capture_loop import Capture
 from receiver.config import ReceiverSettings
-from receiver.far_lane import FarBlock, FarEvent, FarLane
-from receiver.floor import Floor
-from receiver.incidents import Incident
 from receiver.journal import ReceiverJournal
-from receiver.lane import NAP_S, SWITCH_INTERVAL_S, Figures, Lane
-from receiver.ledger import Ledger
-from receiver.link import Link
-from receiver.margin import is_margin
+from receiver.lane import SWITCH_INTERVAL_S, Lane
+from receiver.link import Link, open_sockets
 from receiver.messages import Begin
-from receiver.partial_files import Bounds
-from receiver.pulse import Pulse
-from receiver.results import Block, BlockWritten, ObjectRefused, ObjectTaken, PartialForgotten
-from receiver.senders import Trust, trust
-from receiver.wanted import Wanted
-from runtime import keys, logs, notify
+from receiver.senders import trust
+from runtime import keys, logs
 from runtime.alone import alone
-from runtime.errors import UserError
+from runtime.credentials import credential
+from runtime.reload import Reload
 from runtime.signals import StopFlag
 from runtime.threads import name_thread
 
-LIVE_S: Final = 0.5
-RETRY_S: Final = 2.0
-LANE_STOP_S: Final = 2.0
-STRANGERS: Final = {
-    Drop.NOT_FOR_US: "add this receiver's public key to the sender's receivers",
-    Drop.UNTRUSTED_SENDER: "add the sender's public key to senders, if it is yours",
-    Drop.BAD_SIGNATURE: "somebody else sends in the name of a trusted sender",
-    Drop.STALE_EPOCH: "an old session is played again, or the sender lost its journal",
-}
+FIXED: Final = ("state", "listen.on", "listen.lanes", "listen.receive_buffer")  # need a restart
 
 log = structlog.get_logger()
 
 
-def main(settings: ReceiverSettings, once: bool = False) -> int:
-    """Run the role until stopped (``once`` changes nothing here: publish knows when all is done)."""
+def main(
+    settings: ReceiverSettings, once: bool = False, *, read: Callable[[], ReceiverSettings] | None = None
+) -> int:
+    """Run the role until stopped (``once`` changes nothing here: publish knows when all is done).
+
+    *read* gives newer settings when SIGHUP asks for them.
+    """
     logs.configure(settings.logs.format, settings.logs.level)
-    with alone(settings.state, "capture"):
-        return _main(settings)
-
-
-def _main(settings: ReceiverSettings) -> int:
     name_thread("capture")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    private = keys.load_hpke_key(settings.hpke_key, created_by=ReceiverSettings.created_by)
-    trusted = trust(settings)
-    link = Link(settings.listen.on, settings.listen.receive_buffer, gro=settings.listen.gro)
+
+    def read_checked() -> ReceiverSettings:
+        assert read is not None
+        found = read()
+        trust(found)
+        _private_key(found)
+        return found
+
+    reload = Reload(settings, read_checked if read is not None else None, FIXED)
+    with alone(settings.state, "capture"), StopFlag() as stop, reload:
+        sockets = open_sockets(settings.listen)  # first: from now on the kernel holds what arrives
+        return reload.serve(lambda current: _run(current, sockets, stop, reload))
+
+
+def _run(
+    settings: ReceiverSettings, sockets: list[socket.socket], stop: StopFlag, reload: Reload[ReceiverSettings]
+) -> int:
+    private, trusted = _private_key(settings), trust(settings)
+    listen, lanes = settings.listen, settings.listen.lanes
+    link = Link(listen.on, listen.receive_buffer, gro=listen.gro, passed=sockets[0].dup())
     floor = integrity.begin(settings.journal, trusted)
     journal = ReceiverJournal(settings.journal)
     remembered = Remembered(epochs=dict(floor.marks.epochs))
-    lanes = settings.listen.lanes
     decoder = Decoder(trusted.senders, private, remembered, lane=0 if lanes > 1 else None)
-    capture = _Capture(settings, journal, Lane(link, decoder), trusted, remembered, floor)
-    with StopFlag() as stop:
-        try:
-            begins = [_begin(number, settings, private, trusted.senders, remembered) for number in range(1, lanes)]
-            capture.start_lanes(begins, stop)
-            host, port = link.address
-            log.info(
-                "listening",
-                on=f"{host}:{port}",
-                receive_buffer=link.receive_buffer,
-                gro=link.gro,
-                path=link.path,
-                senders=len(trusted.senders.keys),
-                lanes=lanes,
-            )
-            notify.ready()
-            capture.run(stop)
-        finally:
-            capture.close()
-    return 0
+    capture = Capture(settings, journal, Lane(link, decoder), trusted, remembered, floor)
+    try:
+        begins = [_begin(number, settings, private, trusted.senders, remembered) for number in range(1, lanes)]
+        capture.start_lanes(begins, sockets[1:], stop)
+        capture.take_over(handover.take(settings.state))
+        host, port = link.address
+        log.info(
+            "listening",
+            on=f"{host}:{port}",
+            receive_buffer=link.receive_buffer,
+            gro=link.gro,
+            path=link.path,
+            senders=len(trusted.senders.keys),
+            lanes=lanes,
+        )
+        reload.started()
+        return capture.run(stop, reload)
+    finally:
+        capture.close()
+
+
+def _private_key(settings: ReceiverSettings) -> X25519PrivateKey:
+    path = credential("hpke_key", settings.hpke_key)
+    return keys.load_hpke_key(path, created_by=ReceiverSettings.created_by)
 
 
 def _begin(
@@ -131,278 +119,3 @@ def _begin(
         log_format=settings.logs.format,
         log_level=settings.logs.level,
     )
-
-
-class _Capture:
-    """The loop's state."""
-
-    def __init__(
-        self,
-        settings: ReceiverSettings,
-        journal: ReceiverJournal,
-        lane: Lane,
-        trusted: Trust,
-        remembered: Remembered,
-        floor: Floor | None = None,
-    ) -> None:
-        self._settings = settings
-        self._journal = journal
-        self._lane = lane
-        self._spool = BlobStore(settings.spool)
-        self._floor = floor or Floor(settings.state)
-        limits = settings.limits
-        bounds = Bounds(limits.partial_space, limits.partial_age, limits.disk_reserve)
-        self._assembler = Assembler(self._spool, settings.partial, settings.journal, trusted, bounds, self._floor)
-        self._ledger = Ledger(settings.journal, settings.alarms)
-        self._pulse = Pulse()
-        self._remembered = remembered
-        self._far: list[FarLane] = []
-        self._lanes: list[Lane | FarLane] = [lane]
-        self._wanted = Wanted(
-            self._spool,
-            journal,
-            settings.limits,
-            self._lanes,
-            self._assembler.start(),
-            lane.decoder.counters.drops,
-        )
-        self._sessions: dict[bytes, bytes] = {}  # sender -> session id
-        self._closed: dict[bytes, float] = {}  # session id -> when its sender said that all was sent (Unix s)
-        self._told: set[Drop] = set()
-        self._stop: StopFlag | None = None
-        self._session: dict[str, Any] | None = None
-        self._symbol_bytes = 0
-        self._last_beacon = 0.0
-        self._due_live = 0.0
-        self._rate_mark = (time.monotonic(), 0)
-        self._ledger.start()
-
-    def start_lanes(self, begins: Iterable[Begin], stop: StopFlag) -> None:
-        """Start the processes of the further lanes, in order, and wait until each has its socket."""
-        for begin in begins:
-            lane = FarLane(begin)
-            self._far.append(lane)
-            self._lanes.append(lane)
-            self._lane.link.watch(lane.fileno())
-        while not all(far.ready for far in self._far) and not stop.wait(0.01):
-            for far in self._far:
-                for event in far.listen():
-                    self._handle(event)
-
-    def run(self, stop: StopFlag) -> None:
-        """Receive until stopped."""
-        self._stop = stop
-        while not stop.is_set():
-            if self._assembler.failed is not None or not self._ledger.alive:
-                with contextlib.suppress(OSError):
-                    self._floor.keep()  # the whole state folder may have vanished
-                raise UserError(
-                    "capture stopped: a thread failed, see the log line before"
-                ) from self._assembler.failed
-            if self._lane.link.wait(0.1):
-                self._lane.turn(self._handle, self._results)
-            for far in self._far:
-                for event in far.listen():
-                    self._handle(event)
-            self._results()
-            now = time.monotonic()
-            if now >= self._due_live:
-                self._due_live = now + LIVE_S
-                self._wanted.patrol()
-                self._tell_strangers()
-                self._publish_live(now, "receiving")
-                notify.watchdog()
-
-    def close(self) -> None:
-        """Save what is in flight and free what the role holds."""
-        for event in self._lane.decoder.close():
-            self._handle(event)
-        self._stop_lanes()
-        if self._assembler.failed is None:
-            self._assembler.stop()
-        self._results()
-        self._publish_live(time.monotonic(), "stopped")
-        for far in self._far:
-            far.close()
-        self._ledger.stop()
-        self._lane.link.close()
-        self._journal.close()
-
-    def _stop_lanes(self) -> None:
-        """Take what the further lanes have in flight."""
-        until = time.monotonic() + LANE_STOP_S
-        stopping = list(self._far)
-        for far in self._far:
-            far.stop()
-        while stopping and time.monotonic() < until:
-            stopping = [far for far in stopping if not self._stopped(far)]
-            self._results()
-            time.sleep(NAP_S)
-
-    def _stopped(self, far: FarLane) -> bool:
-        """Take what a lane that shall stop has said; return whether that was all. Its faults are logged."""
-        try:
-            for event in far.listen():
-                self._handle(event)
-        except UserError as error:
-            log.error("lane_failed", error=str(error))
-            return True
-        return far.stopped
-
-    # --- what the decoder says -------------------------------------------------------------------------------------
-
-    def _handle(self, event: Event | FarEvent) -> None:
-        match event:
-            case BlockComplete(block) | BlockAbandoned(block):
-                self._put(block)
-            case FarBlock():
-                self._put(event)
-            case ObjectAnnounced(announced):
-                self._wanted.announced(announced)
-            case BeaconReceived(_, session, beacon):
-                self._last_beacon = time.time()
-                self._pulse.beacon(session, beacon)
-                self._ledger.heard(beacon.newest, self._last_beacon)
-                if beacon.closing:
-                    self._closed.setdefault(session, self._last_beacon)
-            case SessionOpened(sender, parameters):
-                self._session_opened(sender, parameters)
-
-    def _put(self, block: Block) -> None:
-        if self._assembler.put(block):
-            self._give_back(block)
-
-    def _give_back(self, block: Block) -> None:
-        if isinstance(block, IncomingBlock):
-            self._lane.give_back(block)
-        elif isinstance(block, FarBlock):
-            self._far[block.owner.lane - 1].give_back(block)
-
-    def _session_opened(self, sender: bytes, parameters: SessionParameters) -> None:
-        """A lane has found a session: first its epoch goes to disk, then all lanes learn of it."""
-        epoch, session = self._remembered.epochs.get(sender, (0, b""))
-        newest = parameters.epoch, parameters.session_id
-        if newest[0] > epoch or newest == (epoch, session):
-            if self._sessions.get(sender) != parameters.session_id:
-                self._begin_session(sender, parameters)
-            epoch, session = newest
-        for far in self._far:  # also the answer to a lane that was told an older one
-            far.epoch(sender, epoch, session)
-
-    def _begin_session(self, sender: bytes, parameters: SessionParameters) -> None:
-        self._save_epoch(sender, parameters)
-        self._remembered.epochs[sender] = parameters.epoch, parameters.session_id
-        self._session = {
-            "epoch": parameters.epoch,
-            "sender": sender.hex(),
-            "datagram_bytes": parameters.datagram_bytes,
-        }
-        self._symbol_bytes = symbol_bytes(parameters.datagram_bytes)
-        self._sessions[sender] = parameters.session_id
-        running = set(self._sessions.values())
-        self._closed = {session: when for session, when in self._closed.items() if session in running}
-        self._wanted.sessions(running)
-        log.info("session_joined", **self._session)
-        ours = self._settings.listen.lanes
-        if parameters.lanes != ours:
-            log.warning(
-                "lanes_differ",
-                sender=parameters.lanes,
-                receiver=ours,
-                mend="set listen.lanes to the sender's link.lanes: what it sends on other lanes is not received",
-            )
-
-    def _save_epoch(self, sender: bytes, parameters: SessionParameters) -> None:
-        told = False
-        while True:
-            try:
-                self._floor.epoch(sender, parameters.epoch, parameters.session_id)
-                self._journal.save_epoch(sender, parameters.epoch, parameters.session_id)
-            except (OSError, sqlite3.OperationalError) as error:
-                if not told:
-                    log.error("journal_failed", error=str(error), retry_s=RETRY_S)
-                    told = True
-                notify.watchdog()
-                if self._stop is not None and self._stop.wait(RETRY_S):
-                    raise
-            else:
-                return
-
-    # --- what the threads say --------------------------------------------------------------------------------------
-
-    def _results(self) -> None:
-        results = self._assembler.results
-        while results:
-            result = results.popleft()
-            match result:
-                case BlockWritten(block):
-                    self._give_back(block)
-                    self._wanted.written(result)
-                    self._pulse.sending(block.owner.entry.digest)
-                    if result.no_room:
-                        self._lane.decoder.counters.drops[Drop.NO_ROOM] += 1
-                case ObjectTaken():
-                    self._wanted.taken(result)
-                case ObjectRefused(owner, drop, detail):
-                    self._wanted.refuse(result)
-                    entry = owner.entry
-                    self._ledger.note(
-                        Incident("object_dropped", entry.digest, drop.value, detail, entry.content_size)
-                    )
-                case PartialForgotten(partial, reason):
-                    self._wanted.start_again(partial.coded_digest)
-                    self._ledger.note(Incident("partial_given_up", partial.digest, reason, bytes=partial.coded_size))
-
-    def _tell_strangers(self) -> None:
-        """Say once why announcements are refused: to whoever set up keys, silence would look like a broken link."""
-        for reason, advice in STRANGERS.items():
-            if reason not in self._told and self._lane.decoder.counters.drops.get(reason, 0):
-                self._told.add(reason)
-                log.warning("session_refused", reason=reason.value, advice=advice)
-
-    # --- what status sees ------------------------------------------------------------------------------------------
-
-    def _publish_live(self, now: float, state: str) -> None:
-        lanes = [lane.figures() for lane in self._lanes]
-        counts: Counter[str] = Counter()
-        for lane in lanes:
-            counts.update(lane.counts)
-        before, bytes_before = self._rate_mark
-        rate = (counts["bytes"] - bytes_before) * 8 / (now - before) if now > before else 0.0
-        self._rate_mark = (now, counts["bytes"])
-        drops = {name.removeprefix("drop."): count for name, count in counts.items() if name.startswith("drop.")}
-        self._pulse.turn(counts, drops)
-        self._assembler.live_s = self._pulse.live_s
-        on_wire = self._pulse.on_wire
-        if on_wire is not None and (digest := self._wanted.named(*on_wire)) is not None:
-            self._pulse.sending(digest)
-        document = {
-            "state": state,
-            **{name: count for name, count in counts.items() if not name.startswith("drop.") and not is_margin(name)},
-            **self._pulse.document(drops, self._symbol_bytes),
-            "trouble": self._assembler.trouble.document(),
-            "drops": drops,
-            "worst_repair": max((lane.worst_repair for lane in lanes), key=lambda of: of[0] / max(1, of[1])),
-            "session": self._session,
-            "last_datagram": max(lane.last_datagram for lane in lanes),
-            "last_beacon": self._last_beacon,
-            "closed": max(self._closed.values()) if 0 < len(self._closed) == len(self._sessions) else None,
-            "objects": self._wanted.shown(),
-            "rate_bits": round(rate),
-            "path": lanes[0].path,
-            "lanes": [_shown(lane) for lane in lanes] if self._far else [],
-        }
-        self._ledger.publish(document, counts)
-        notify.status(
-            f"{state}, {counts['datagrams']} datagrams, {counts['lost']} lost, {len(self._wanted)} objects open"
-        )
-
-
-def _shown(lane: Figures) -> dict[str, Any]:
-    """What status shows of one of several lanes."""
-    return {
-        "datagrams": lane.counts.get("datagrams", 0),
-        "lost": lane.counts.get("lost", 0),
-        "last_datagram": lane.last_datagram,
-        "path": lane.path,
-    }

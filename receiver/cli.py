@@ -42,11 +42,22 @@ def init(
     serve: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Serve the layout as a read-only registry.")
     ] = None,
+    state: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Spool, journal and layout. The default: beside the settings.")
+    ] = None,
 ) -> None:
     """Write a commented receiver.yaml and a key pair. Overwrites nothing."""
     from receiver import setup
 
-    made = setup.make(folder, listen=listen, senders=sender or [], registry=registry, layout=layout, serve=serve)
+    made = setup.make(
+        folder,
+        listen=listen,
+        senders=sender or [],
+        registry=registry,
+        layout=layout,
+        serve=serve,
+        state=state,
+    )
     for path in made.created:
         print(f"created {path}")
     for path in made.kept:
@@ -84,7 +95,7 @@ def capture(config: Config = None) -> None:
     """Only receive: the role that listens to the diode and needs no other network."""
     from receiver import capture as role
 
-    raise typer.Exit(role.main(settings_of(config), once=False))
+    raise typer.Exit(role.main(settings_of(config), read=lambda: settings_of(config)))
 
 
 @app.command(epilog=examples("checkvalve-receiver publish --once"))
@@ -96,7 +107,7 @@ def publish(
     """Only publish: the role that talks to the internal registry and never to the diode."""
     from receiver import publish as role
 
-    raise typer.Exit(role.main(settings_of(config), once=once, since=since))
+    raise typer.Exit(role.main(settings_of(config), once=once, since=since, read=lambda: settings_of(config)))
 
 
 @app.command(epilog=examples("checkvalve-receiver status --json | jq .link"))
@@ -144,7 +155,8 @@ import receiver.cli_border  # noqa: E402 - registers its commands after ours
 import receiver.cli_keeping  # noqa: E402
 import receiver.cli_knowing  # noqa: E402
 import receiver.cli_missing  # noqa: E402
-import receiver.cli_nodes  # noqa: E402, F401
+import receiver.cli_nodes  # noqa: E402
+import receiver.cli_units  # noqa: E402, F401
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ What the process says is checked as if it came from the wire: it is the one that
 from __future__ import annotations
 
 import os
+import socket
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -71,9 +72,12 @@ FarEvent = SessionOpened | ObjectAnnounced | FarBlock
 
 
 class FarLane:
-    """Nothing here waits for the process. :meth:`listen` gives its events."""
+    """Nothing here waits for the process. :meth:`listen` gives its events.
 
-    def __init__(self, begin: Begin) -> None:
+    *passed* is its socket where systemd has opened it.
+    """
+
+    def __init__(self, begin: Begin, passed: socket.socket | None = None) -> None:
         self.number = begin.lane
         self._stopped = False
         self._figures: Figures | None = None
@@ -83,7 +87,9 @@ class FarLane:
         memory = shared.create()
         try:
             self._memory = shared.SharedView(memory)
-            self._child: Child[OfLane] = Child(f"lane {begin.lane}", MODULE, OF_LANE, [memory])
+            self._child: Child[OfLane] = Child(
+                f"lane {begin.lane}", MODULE, OF_LANE, [memory] if passed is None else [memory, passed.fileno()]
+            )
         finally:
             os.close(memory)
         log.info("lane_started", lane=self.number, pid=self._child.pid, on=str(begin.settings().on.lane(self.number)))

@@ -7,6 +7,7 @@ wanted, and what counts, the role says. Ends when the role does.
 from __future__ import annotations
 
 import select
+import socket
 import sys
 import time
 from collections import OrderedDict, deque
@@ -52,10 +53,11 @@ COUNTS_S: Final = 0.2
 class LaneProcess:
     """The loop's state."""
 
-    def __init__(self, channel: Channel[ForLane], begin: Begin, memory: int) -> None:
+    def __init__(self, channel: Channel[ForLane], begin: Begin, memory: int, passed: int | None = None) -> None:
         self._channel = channel
         listen = begin.settings()
-        link = Link(listen.on.lane(begin.lane), listen.receive_buffer, gro=listen.gro)
+        ready = None if passed is None else socket.socket(fileno=passed)
+        link = Link(listen.on.lane(begin.lane), listen.receive_buffer, gro=listen.gro, passed=ready)
         link.watch(channel.fileno())
         self._remembered = Remembered({sender: (epoch, session) for sender, epoch, session in begin.epochs})
         trusted = TrustedSenders.of(*(Ed25519PublicKey.from_public_bytes(raw) for raw in begin.senders))

@@ -19,8 +19,10 @@ from typing import Final, Literal
 import structlog
 
 from protocol.decoder import ReceiveBuffer
+from receiver.config import Listen
 from receiver.slots import SlotReceiver
 from runtime.errors import UserError
+from runtime.listen_fds import datagram_sockets
 from runtime.mmsg import SO_RXQ_OVFL
 from runtime.offload import SOL_UDP, UDP_GRO, Trial, try_gro, try_recvmmsg
 from runtime.units import HostPort
@@ -41,22 +43,22 @@ class Link:
     """A bound UDP socket. Use from one thread.
 
     *gro*: ``auto`` (or True) takes the best path, ``mmsg`` the best without GRO, ``off`` (or False) plain calls.
-    ``path`` says which is in use.
+    ``path`` says which is in use. *passed* is a socket that is bound already (runtime/listen_fds.py): its owner chose
+    its buffer, and it stays open in systemd when this is closed.
     """
 
     def __init__(
-        self, on: HostPort, receive_buffer: int, *, gro: bool | Literal["auto", "mmsg", "off"] = "auto"
+        self,
+        on: HostPort,
+        receive_buffer: int,
+        *,
+        gro: bool | Literal["auto", "mmsg", "off"] = "auto",
+        passed: socket.socket | None = None,
     ) -> None:
         self.kernel_drops = 0
         self._slots: SlotReceiver | None = None  # made for the buffer of the first call
-        try:
-            family, _, _, _, address = socket.getaddrinfo(
-                on.host, on.port, on.family, socket.SOCK_DGRAM, 0, socket.AI_NUMERICHOST
-            )[0]
-        except socket.gaierror:
-            raise UserError(f"listen.on: {on.host!r} is not an IP address; give e.g. 0.0.0.0:4000") from None
-        self._socket = socket.socket(family, socket.SOCK_DGRAM)
-        self.receive_buffer = self._enlarge(receive_buffer)
+        self._socket = _bound(on, receive_buffer) if passed is None else passed
+        self.receive_buffer = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
         self.path: Path = "plain"
         if gro in (True, "auto") and self._enable_gro():
@@ -67,24 +69,9 @@ class Link:
                 log.info("recvmmsg_off", reason=trial.reason, path="plain")
             else:
                 self.path = "recvmmsg"
-        try:
-            self._socket.bind(address)
-        except OSError as error:
-            self._socket.close()
-            raise UserError(
-                f"listen.on: cannot bind {on}: {error.strerror}; another receiver, or not our address?"
-            ) from None
         self._socket.setblocking(False)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
-
-    def _enlarge(self, wanted: int) -> int:
-        """Set the receive buffer, past ``rmem_max`` where allowed; return the bytes the kernel granted."""
-        with contextlib.suppress(OSError):
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted)
-        with contextlib.suppress(OSError):  # needs CAP_NET_ADMIN
-            self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, wanted)
-        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
 
     @property
     def gro(self) -> bool:
@@ -160,3 +147,44 @@ class Link:
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
+
+
+def open_sockets(listen: Listen) -> list[socket.socket]:
+    """Return a bound socket for each lane: those that systemd has passed to this process, else our own; UserError."""
+    places = [listen.on.lane(number) for number in range(listen.lanes)]
+    passed = datagram_sockets(places, "listen.on")
+    sockets = passed if passed is not None else [_bound(place, listen.receive_buffer) for place in places]
+    granted = min(each.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2 for each in sockets)
+    if granted < listen.receive_buffer:
+        log.warning(
+            "receive_buffer_small",
+            granted=granted,
+            wanted=listen.receive_buffer,
+            mend="`checkvalve-receiver units --write`, or ReceiveBuffer= in checkvalve-capture.socket"
+            if passed is not None
+            else f"sysctl -w net.core.rmem_max={listen.receive_buffer}",
+        )
+    return sockets
+
+
+def _bound(on: HostPort, receive_buffer: int) -> socket.socket:
+    """Return a socket of our own; UserError if it cannot be had."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            on.host, on.port, on.family, socket.SOCK_DGRAM, 0, socket.AI_NUMERICHOST
+        )[0]
+    except socket.gaierror:
+        raise UserError(f"listen.on: {on.host!r} is not an IP address; give e.g. 0.0.0.0:4000") from None
+    made = socket.socket(family, socket.SOCK_DGRAM)
+    with contextlib.suppress(OSError):
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    with contextlib.suppress(OSError):  # past rmem_max, with CAP_NET_ADMIN
+        made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
+    try:
+        made.bind(address)
+    except OSError as error:
+        made.close()
+        raise UserError(
+            f"listen.on: cannot bind {on}: {error.strerror}; another receiver, or not our address?"
+        ) from None
+    return made

@@ -14,7 +14,7 @@ import random
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -25,9 +25,9 @@ from oci.blobs import BlobStore
 from oci.descriptor import DIGEST_HEX_LENGTH
 from oci.errors import OciError
 from protocol.errors import WireError
-from protocol.release import Release, ReleaseImage
+from protocol.release import Release
 from receiver.border import Border
-from receiver.closure import tags
+from receiver.claims import rival
 from receiver.config import ReceiverSettings
 from receiver.desired import desired_marks
 from receiver.image_job import Arrivals, ImageJob, Pace, Workshop
@@ -40,6 +40,7 @@ from receiver.target_journal import TargetJournal
 from runtime import logs, notify
 from runtime.errors import UserError
 from runtime.lockfile import Busy, locked
+from runtime.reload import AGAIN, Reload
 
 ROLE = "publish"
 _LIVE_S = 2.0  # how often status hears from us at least
@@ -126,10 +127,10 @@ class Publisher:
             arrivals=self._arrivals,
         )
 
-    async def run(self, stop: asyncio.Event, *, once: bool, since: float) -> int:
+    async def run(self, stop: asyncio.Event, *, once: bool, since: float, again: Callable[[], bool] = bool) -> int:
         """Work until *stop*; with *once* until what was heard of after *since* (Unix s) is published or failed.
 
-        Return 0, or 1 if an image of such a release could not be published.
+        Return 0, or 1 if an image of such a release could not be published; AGAIN as soon as *again* says so.
         """
         aside = [] if once else [asyncio.create_task(each.run()) for each in (self._keeper, self._oversight)]
         try:
@@ -142,6 +143,8 @@ class Publisher:
                 if result is not None:
                     return result
                 notify.watchdog()
+                if again():
+                    return AGAIN
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), self._pace.poll)
             return 0
@@ -285,29 +288,10 @@ class Publisher:
         return 1 if failed else 0
 
     def _rival(self, job: ImageJob, path: str) -> str | None:
-        """Say whose claim to a tag of the job's image goes first: who published it, else by name."""
-        ours = (job.row.collection, job.image.name)
-        for desired in self._desired.values():
-            for other in desired.jobs:
-                theirs = (other.row.collection, other.image.name)
-                if other.shop is not job.shop or theirs == ours or _path_of(other) != path:
-                    continue
-                tag = _contested(job.image, other.image)
-                if tag is None:
-                    continue
-                owner = self._journal.publisher(path, tag, job.shop.target)
-                first = min(ours, theirs)
-                if ours[0] != theirs[0] and owner in (ours[0], theirs[0]):
-                    first = ours if owner == ours[0] else theirs
-                if first == ours:
-                    continue
-                if ours[0] != theirs[0]:
-                    return (
-                        f"{path}:{tag}: collection {theirs[0]!r} publishes another image under this tag; "
-                        "give one of them another tag"
-                    )
-                return f"{path}:{tag}: {theirs[1]} has this name as well; give one of them another name in `map`"
-        return None
+        """Say whose claim to a tag of the job's image goes first."""
+        return rival(
+            job, path, [other for desired in self._desired.values() for other in desired.jobs], self._journal
+        )
 
     def _idle(self) -> bool:
         return all(desired.settled for desired in self._desired.values())
@@ -334,24 +318,22 @@ class Publisher:
         if document != self._live[1] or now - self._live[0] >= _LIVE_S:
             self._journal.set_live(ROLE, document, now)
             self._live = (now, document)
+            notify.status(self._line(state))
+
+    def _line(self, state: str) -> str:
+        """What ``systemctl status`` shows."""
+        jobs = [job for desired in self._desired.values() for job in desired.jobs]
+        count = {name: sum(job.state == name for job in jobs) for name in ("published", "held")}
+        failed = sum(job.failed and job.state != "held" for job in jobs)
+        line = f"{state}: {count['published']} of {len(jobs)} images in {self._place}"
+        return line + "".join(
+            f", {number} {what}" for what, number in (("held", count["held"]), ("failed", failed)) if number
+        )
 
     async def _cancel(self, tasks: list[asyncio.Task[None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _path_of(job: ImageJob) -> str | None:
-    try:
-        return job.path or job.name_in_target()
-    except OciError:
-        return None
-
-
-def _contested(one: ReleaseImage, other: ReleaseImage) -> str | None:
-    """Return a tag that both images carry and that would lead elsewhere for each."""
-    theirs = tags(other)
-    return next((tag for tag, digest in tags(one).items() if theirs.get(tag, digest) != digest), None)
 
 
 def _folder_times(spool: BlobStore) -> tuple[int, ...]:
@@ -366,11 +348,17 @@ def _folder_times(spool: BlobStore) -> tuple[int, ...]:
 
 
 async def publish(
-    settings: ReceiverSettings, *, once: bool = False, since: float | None = None, pace: Pace | None = None
+    settings: ReceiverSettings,
+    *,
+    once: bool = False,
+    since: float | None = None,
+    pace: Pace | None = None,
+    reload: Reload[ReceiverSettings] | None = None,
 ) -> int:
     """Run the role until SIGTERM or SIGINT, or as ``Publisher.run`` ends *once*; return its exit code.
 
-    UserError for settings that cannot work; *since* (Unix s) is when the run began, now if not given.
+    UserError for settings that cannot work; *since* (Unix s) is when the run began, now if not given. AGAIN when
+    *reload* has newer settings.
     """
     started = time.time() if since is None else since
     trusted = trust(settings)
@@ -393,9 +381,13 @@ async def publish(
             stack.enter_context(_beside_others(settings))
             targets = await stack.enter_async_context(open_targets(settings.publish, spool, journal.locations))
             publisher = Publisher(settings, trusted, journal, targets, spool, pace or Pace())
-            notify.ready()
-            code = await publisher.run(stop, once=once, since=started)
-            notify.stopping()
+            if reload is None:
+                notify.ready()
+            else:
+                reload.started()
+            code = await publisher.run(stop, once=once, since=started, again=reload.wanted if reload else bool)
+            if code != AGAIN:
+                notify.stopping()
     except sqlite3.Error as error:
         raise UserError(
             f"{settings.journal}: cannot be used ({error}); is the disk full, or the file locked?"
@@ -417,7 +409,21 @@ def _beside_others(settings: ReceiverSettings) -> Iterator[None]:
         raise UserError(f"{settings.state}: `checkvalve-receiver gc` is at work here; start again after it") from None
 
 
-def main(settings: ReceiverSettings, *, once: bool = False, since: float | None = None) -> int:
-    """Run the role in an event loop of its own; see ``publish``."""
+def main(
+    settings: ReceiverSettings,
+    *,
+    once: bool = False,
+    since: float | None = None,
+    read: Callable[[], ReceiverSettings] | None = None,
+) -> int:
+    """Run the role in an event loop of its own, see ``publish``; *read* gives newer settings when SIGHUP asks."""
     logs.configure(settings.logs.format, settings.logs.level)
-    return asyncio.run(publish(settings, once=once, since=since))
+
+    def read_checked() -> ReceiverSettings:
+        assert read is not None
+        found = read()
+        trust(found)
+        return found
+
+    with Reload(settings, read_checked if read is not None and not once else None, ("state",)) as reload:
+        return reload.serve(lambda current: asyncio.run(publish(current, once=once, since=since, reload=reload)))

@@ -25,7 +25,7 @@ SETTINGS: Final = """\
 # checkvalve-receiver: the isolated side. Relative paths start from the folder of this file.
 # Every key can be set by an environment variable too: CHECKVALVE_RECEIVER__LISTEN__ON=10.0.0.2:4433
 
-state: state                       # spool, partial objects and journal; give it room for all the images
+state: {state:<27} # spool, partial objects and journal; give it room for all the images
 hpke_key: keys/receiver.pem        # X25519, mode 0600; its public half goes to the sender
 senders:                           # public keys of the senders to trust, from `checkvalve-sender init`
 {senders}
@@ -121,10 +121,22 @@ class Made:
 
 
 def make(
-    folder: Path, *, listen: str, senders: list[Path], registry: str | None, layout: Path | None, serve: str | None
+    folder: Path,
+    *,
+    listen: str,
+    senders: list[Path],
+    registry: str | None,
+    layout: Path | None,
+    serve: str | None,
+    state: Path | None = None,
 ) -> Made:
-    """Create what is missing in *folder*. Raises UserError for a bad option or key, before anything is written."""
+    """Create what is missing in *folder*. Raises UserError for a bad option or key, before anything is written.
+
+    *state* is where spool and journal are to be, and the layout if nothing else is said.
+    """
     listen = str(_checked("--listen", listen, HostPort.parse))
+    if state is not None and registry is None and layout is None:
+        layout, serve = state.absolute() / "published", serve or SERVE_DEFAULT
     target = _target(registry, layout, serve)
     for path in senders:
         keys.load_signing_public(path, created_by="checkvalve-sender init")
@@ -134,6 +146,7 @@ def make(
         names = _copy_senders(folder / "keys", senders, created, kept)
         fingerprint = _own_key(folder / KEY, created, kept)
         text = SETTINGS.format(
+            state="state" if state is None else _quoted(str(state.absolute())),
             senders="\n".join(f"  - {_quoted(f'keys/{name}')}" for name in names or [EXAMPLE_SENDER]),
             listen=f'"{listen}"',
             target=target,

@@ -27,6 +27,7 @@ from receiver.image_directory import ImageDirectory
 from receiver.mapping import Mapping
 from receiver.publish_config import Publish, RegistryTarget, Serve, TargetSection
 from receiver.push import Pusher, Sink
+from runtime.credentials import credential
 from runtime.errors import UserError
 
 log = structlog.get_logger()
@@ -161,7 +162,7 @@ def _registry(settings: RegistryTarget, http: HttpClient) -> Registry:
     scheme, _, host = settings.url.rstrip("/").partition("://")
     return Registry(
         check_registry(host, settings.url),
-        credentials=DockerConfig.load(settings.docker_config),
+        credentials=DockerConfig.load(credential("docker_config", settings.docker_config)),
         plain_http=scheme == "http",
         http=http,
     )

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+
+_said = ""
+_fault: str | None = None
 
 
 def ready() -> bool:
@@ -14,9 +18,23 @@ def ready() -> bool:
     return _send("READY=1")
 
 
+def reloading() -> bool:
+    """Settings are read again; ``ready`` ends that. The time is how systemd tells this from an older one."""
+    return _send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
 def status(text: str) -> bool:
-    """One line that ``systemctl status`` shows."""
-    return _send("STATUS=" + " ".join(text.split()))
+    """One line that ``systemctl status`` shows, after a fault that stands."""
+    global _said  # noqa: PLW0603 - one process has one status
+    _said = " ".join(text.split())
+    return _send("STATUS=" + (f"{_fault} | {_said}" if _fault else _said))
+
+
+def fault(text: str | None) -> bool:
+    """What every status line begins with from now on, until None ends it."""
+    global _fault  # noqa: PLW0603 - as above
+    _fault = " ".join(text.split()) if text else None
+    return status(_said)
 
 
 def stopping() -> bool:

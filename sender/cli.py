@@ -33,11 +33,15 @@ def init(
         list[Path] | None,
         typer.Option("--receiver", "-r", metavar="PUBKEY", help="A receiver's public key; may be repeated."),
     ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Spool, journal and images.lock. The default: beside the settings."),
+    ] = None,
 ) -> None:
     """Write a commented sender.yaml, an images.yaml and a signing key. Overwrites nothing."""
     from sender import setup
 
-    made = setup.make(folder, to=to, rate=rate, receivers=receiver or [])
+    made = setup.make(folder, to=to, rate=rate, receivers=receiver or [], state=state)
     for path in made.created:
         print(f"created {path}")
     for path in made.kept:
@@ -113,7 +117,9 @@ def fetch(config: Config = None, once: Once = False, round_token: RoundToken = N
     """Fetch what images.yaml names into the spool and queue it. Needs the Internet, not the signing key."""
     from sender import fetch as role
 
-    raise typer.Exit(role.main(settings_of(config), once=once, round_token=round_token))
+    raise typer.Exit(
+        role.main(settings_of(config), once=once, round_token=round_token, read=lambda: settings_of(config))
+    )
 
 
 @app.command(short_help="Sign releases and send the queue.", epilog=examples("checkvalve-sender transmit"))
@@ -121,7 +127,7 @@ def transmit(config: Config = None, once: Once = False, round_token: RoundToken 
     """Sign releases and send the queue. Needs the signing key and the diode, not the Internet."""
     from sender import transmit as role
 
-    raise typer.Exit(role.main(settings_of(config), once, round_token))
+    raise typer.Exit(role.main(settings_of(config), once, round_token, read=lambda: settings_of(config)))
 
 
 @app.command(
@@ -170,9 +176,11 @@ def doctor(config: Config = None, as_json: Json = False) -> None:
 
 
 import sender.cli_archive  # noqa: E402 - registers its commands after ours
+import sender.cli_capacity  # noqa: E402
 import sender.cli_releases  # noqa: E402
 import sender.cli_repair  # noqa: E402
-import sender.cli_storage  # noqa: E402, F401
+import sender.cli_storage  # noqa: E402
+import sender.cli_units  # noqa: E402, F401
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +20,7 @@ import structlog
 
 from runtime import logs, notify
 from runtime.errors import UserError, print_error
+from runtime.reload import AGAIN, Reload
 from runtime.terminal import SUPERVISED, Progress
 from sender.alone import alone
 from sender.config import Fetch, SenderSettings
@@ -40,14 +41,26 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-def main(settings: SenderSettings, *, once: bool = False, round_token: str | None = None) -> int:
+def main(
+    settings: SenderSettings,
+    *,
+    once: bool = False,
+    round_token: str | None = None,
+    read: Callable[[], SenderSettings] | None = None,
+) -> int:
     """Run the role until stopped; with *once* one round. Returns 0, 1 if anything failed, 128 + N after signal N.
 
-    With a *round_token* the journal learns that the round is over, whatever happened in it.
+    With a *round_token* the journal learns that the round is over, whatever happened in it. *read* gives newer
+    settings when SIGHUP asks for them.
     """
     logs.configure(settings.logs.format, settings.logs.level)
+    with Reload(settings, None if once else read, ("state",)) as reload:
+        return reload.serve(lambda current: _run(current, reload, once=once, round_token=round_token))
+
+
+def _run(settings: SenderSettings, reload: Reload[SenderSettings], *, once: bool, round_token: str | None) -> int:
     journal = SenderJournal(settings.journal)
-    role = _Role(settings, journal, once=once, token=round_token)
+    role = _Role(settings, journal, reload, once=once, token=round_token)
     try:
         with alone(settings, ROLE):
             return asyncio.run(role.run())
@@ -63,8 +76,17 @@ def main(settings: SenderSettings, *, once: bool = False, round_token: str | Non
 class _Role:
     """The process: signals, timing, and what ``status`` and systemd see of it."""
 
-    def __init__(self, settings: SenderSettings, journal: SenderJournal, *, once: bool, token: str | None) -> None:
+    def __init__(
+        self,
+        settings: SenderSettings,
+        journal: SenderJournal,
+        reload: Reload[SenderSettings],
+        *,
+        once: bool,
+        token: str | None,
+    ) -> None:
         self._settings = settings
+        self._reload = reload
         self._journal = journal
         self._once = once
         self._token = token
@@ -82,7 +104,6 @@ class _Role:
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         task = asyncio.ensure_future(self._work())
-        alive = asyncio.ensure_future(_keep_watchdog())
 
         def stop(signum: int) -> None:
             self._signum = signum
@@ -97,8 +118,8 @@ class _Role:
                 raise
             return 128 + self._signum if self._once else 0
         finally:
-            alive.cancel()
-            notify.stopping()
+            if self._signum is not None:
+                notify.stopping()
             self._publish("stopped")
 
     async def _work(self) -> int:
@@ -156,8 +177,12 @@ class _Role:
                         tidying = asyncio.ensure_future(pipeline.tidy())
                 self._publish(pipeline.state)
                 if first:
-                    notify.ready()
+                    self._reload.started()
                     first = False
+                if self._reload.wanted():
+                    return AGAIN
+                notify.status(self._line(pipeline))
+                notify.watchdog()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), LOOK_S)
                 await asyncio.sleep(CALM_S)  # answers and images come in crowds
@@ -166,9 +191,14 @@ class _Role:
             if tidying is not None:
                 tidying.cancel()
 
+    def _line(self, pipeline: Pipeline) -> str:
+        """What ``systemctl status`` shows."""
+        busy = len(pipeline.fetcher.busy)
+        ready = len(pipeline.fetcher.ready)
+        return f"{pipeline.state}: {ready} images ready, {busy} on their way, {pipeline.failed} failed"
+
     def _propose(self, pipeline: Pipeline) -> None:
         pipeline.propose()
-        notify.status(f"{len(pipeline.fetcher.ready)} images ready, {pipeline.failed} failed")
         if pipeline.failed == 0:
             self._said.clear()
         if pipeline.proposed:
@@ -235,11 +265,3 @@ async def _take_hints(server: WebhookServer, pipeline: Pipeline) -> None:
         notice = await server.notices.get()
         rules = pipeline.watch.poke(notice.repository)
         log.debug("webhook", repository=notice.repository, tag=notice.tag, rules=rules)
-
-
-async def _keep_watchdog() -> None:
-    """Tell systemd, if it asks, that the event loop turns; threads do the slow work."""
-    interval_s = notify.watchdog_interval_s()
-    while interval_s is not None:
-        notify.watchdog()
-        await asyncio.sleep(interval_s)

@@ -5,6 +5,7 @@ Overwrites nothing: what exists is kept and named. Knows no network.
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,15 @@ from runtime.units import HostPort, parse_rate
 CREATED_BY: Final = "checkvalve-sender init"
 EXAMPLE_TO: Final = "192.0.2.10:4433"  # RFC 5737: an address of documentation, which no network routes
 EXAMPLE_RECEIVER: Final = "receiver.pub"
+_PLAIN: Final = re.compile(r"[\w./-]+", re.ASCII)
 
 SETTINGS: Final = """\
 # checkvalve-sender: the connected side. Relative paths start from the folder of this file.
 # Every key can be set by an environment variable too: CHECKVALVE_SENDER__LINK__RATE=500Mbit
 
-state: state                       # spool, queue and journal; give it room for all the images
+state: {state:<27} # spool, queue and journal; give it room for all the images
 images: images.yaml                # what is to cross; `lock:` says where images.lock is, if not beside it
-signing_key: keys/sender.pem       # Ed25519, mode 0600; its public half goes to every receiver
+{lock}signing_key: keys/sender.pem       # Ed25519, mode 0600; its public half goes to every receiver
 receivers:                         # public keys of the receivers, from `checkvalve-receiver init`
 {receivers}
 # collection: default              # the name under which receivers know this list of images
@@ -134,9 +136,16 @@ class Made:
     open_points: tuple[str, ...]  # what is still an example in a new sender.yaml
 
 
-def make(folder: Path, *, to: str | None, rate: str | None, receivers: list[Path]) -> Made:
-    """Create what is missing in *folder*. Raises UserError for a bad option or key, before anything is written."""
+def make(
+    folder: Path, *, to: str | None, rate: str | None, receivers: list[Path], state: Path | None = None
+) -> Made:
+    """Create what is missing in *folder*. Raises UserError for a bad option or key, before anything is written.
+
+    *state* is where spool, journal and images.lock are to be; the folder that a service may write to.
+    """
     _check(to, rate)
+    if state is not None and _PLAIN.fullmatch(str(state.absolute())) is None:
+        raise UserError(f"--state: {state}: give a path of letters, digits, dots, dashes and slashes", exit_code=EXIT_USAGE)
     for path in receivers:
         keys.load_hpke_public(path, created_by="checkvalve-receiver init")
     created: list[Path] = []
@@ -146,6 +155,8 @@ def make(folder: Path, *, to: str | None, rate: str | None, receivers: list[Path
         fingerprint = _signing_key(folder / "keys" / "sender.pem", created, kept)
         listed = "\n".join(f"  - keys/{name}" for name in names or [EXAMPLE_RECEIVER])
         text = SETTINGS.format(
+            state="state" if state is None else str(state.absolute()),
+            lock="" if state is None else f"lock: {state.absolute() / 'images.lock'}\n",
             receivers=listed,
             to=f'"{to or EXAMPLE_TO}"',
             to_note="" if to else " (an example: set yours)",

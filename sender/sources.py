@@ -32,6 +32,7 @@ from oci.limits import MANIFEST_BYTES_MAX, MIRROR_RETRIES_MAX, RETRIES_MAX
 from oci.mirrors import Mirror, MirroredRepository
 from oci.reference import Reference
 from oci.store import Source, Upstream
+from runtime.credentials import credential
 from sender.config import Fetch, split_place
 from sender.images import Origin, PinnedImage
 
@@ -56,7 +57,7 @@ class Sources:
         self._path_locks: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._layouts: dict[Path, Layout] = {}
         self._archives: dict[Path, tuple[_Stamp, ArchiveSource]] = {}
-        self._docker = DockerConfigFile(fetch.docker_config)
+        self._docker = DockerConfigFile(credential("docker_config", fetch.docker_config))
         self._outside: HttpClient | None = None
 
     async def __aenter__(self) -> Self:

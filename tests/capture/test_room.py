@@ -14,12 +14,13 @@ from protocol.drops import Drop
 from protocol.trust import Remembered
 from receiver import lane
 from receiver.assemble import Assembler
-from receiver.capture import _Capture
+from receiver.capture_loop import Capture
 from receiver.config import ReceiverSettings
 from receiver.journal import ReceiverJournal
 from receiver.link import Link
 from receiver.senders import Trust
 from runtime import keys
+from runtime.reload import Reload
 from runtime.settings import load_settings
 from tests.capture.rig import Cargo, Mouth, Side, Wire
 from tests.support.content import digest_of, some_bytes
@@ -35,7 +36,7 @@ class InProcess:
 
     def __init__(self, side: Side) -> None:
         self.stop = threading.Event()
-        self.capture: _Capture | None = None
+        self.capture: Capture | None = None
         self.granted = 0
         self._side = side
         self._thread = threading.Thread(target=self._run)
@@ -50,10 +51,10 @@ class InProcess:
         private = keys.load_hpke_key(settings.hpke_key, created_by="test")
         remembered = Remembered()
         decoder = Decoder(side.trusted, private, remembered, buffers=BUFFERS)
-        self.capture = _Capture(
+        self.capture = Capture(
             settings, ReceiverJournal(settings.journal), lane.Lane(link, decoder), Trust(side.trusted), remembered
         )
-        self.capture.run(self.stop)
+        self.capture.run(self.stop, Reload(settings, None, ()))  # type: ignore[arg-type]
         self.capture.close()
 
     def dropped(self, reason: Drop) -> int:

@@ -27,7 +27,7 @@ from protocol.decoder import Decoder, ReceiveBuffer
 from protocol.drops import Drop
 from protocol.trust import Remembered, TrustedSenders
 from receiver import assemble
-from receiver.capture import _Capture
+from receiver.capture_loop import Capture
 from receiver.config import ReceiverSettings
 from receiver.journal import ReceiverJournal
 from receiver.lane import Lane
@@ -111,7 +111,7 @@ class CaptureOnDisk:
         self.checked = Counter[str]()  # what crashes left, and was found sound
         self._epochs: dict[bytes, int] = {}
         self._releases: dict[str, int] = {}
-        self._capture: _Capture | None = None
+        self._capture: Capture | None = None
         self.damage = 0.0  # probability at each crash that the disk has changed a bit
         self.damaged: set[str] = set()  # coded digests
         self.damages = 0
@@ -131,7 +131,7 @@ class CaptureOnDisk:
                 lane = Lane(self._link, Decoder(self._trusted, self._private, remembered))  # type: ignore[arg-type]
                 self._lane, self._journal, self._remembered = lane, journal, remembered
                 with mock.patch.object(assemble, "queue", SimpleNamespace(SimpleQueue=_Followed, Empty=queue.Empty)):
-                    self._capture = _Capture(self._settings, journal, lane, Trust(self._trusted), remembered)
+                    self._capture = Capture(self._settings, journal, lane, Trust(self._trusted), remembered)
             if self._disk.dead:
                 self._fell()
 
@@ -188,7 +188,7 @@ class CaptureOnDisk:
         with contextlib.suppress(PowerCut):
             capture.close()
 
-    def _running(self) -> _Capture:
+    def _running(self) -> Capture:
         assert self._capture is not None
         return self._capture
 
