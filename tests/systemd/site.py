@@ -1,0 +1,107 @@
+"""checkvalve on both systems, as an operator brings it there: the offline file, settings, keys, units.
+
+Everything is done in the booted systems with the installed commands; only files are carried between them by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from oci.layout import Layout
+from tests.lab.oneway import HIGH, OneWay
+from tests.lab.world import PORT, UPSTREAM, Registries, until
+from tests.support.images import random_image
+from tests.support.processes import ROOT, run
+from tests.systemd.machine import Machine
+from tests.systemd.tree import cache
+
+RATE: Final = "200Mbit"
+SENDER: Final = ("checkvalve-fetch", "checkvalve-transmit")
+RECEIVER: Final = ("checkvalve-capture", "checkvalve-publish")
+_REGISTRY: Final = """\
+version: 0.1
+log: {level: error}
+storage:
+  filesystem: {rootdirectory: /var/lib/docker-registry}
+http: {addr: "127.0.0.1:5000"}
+"""
+_INTENT: Final = """\
+defaults: {interval: 1s}
+images:
+  - {image: docker.io/library/mirrored, tags: {regex: ".*"}}
+"""
+_SENDER: Final = {
+    "repeats": {"release_every": "1s", "carousel": "5s"},
+    "fetch": {"interval": "1s", "registries": {"docker.io": {"location": UPSTREAM, "plain_http": True}}},
+}
+
+
+def offline_file() -> Path:
+    """Build what ``make dist`` makes, from this tree; wheels that an earlier run downloaded are used again."""
+    into = cache() / "dist"
+    shutil.rmtree(into, ignore_errors=True)
+    run([sys.executable, "-m", "distribution", "run", "--into", str(into)], timeout_s=600)
+    (made,) = into.glob("*.run")
+    return made
+
+
+@dataclass
+class Site:
+    """Both systems with their services enabled."""
+
+    lab: OneWay
+    low: Machine
+    high: Machine
+    registries: Registries
+    folder: Path
+
+    def machine(self, unit: str) -> Machine:
+        """Return the system that a unit belongs to."""
+        return self.low if unit.startswith(SENDER) else self.high
+
+    async def push(self, tag: str, size: int, seed: int) -> str:
+        """Let an image appear in the low side's registry; return its digest."""
+        layout = Layout(self.folder / "layout")
+        await random_image(layout, "library/mirrored", tag, [size], seed=seed)
+        return self.registries.upload(layout.root, "library/mirrored", tag)
+
+    def arrived(self, tag: str, digest: str) -> bool:
+        """Whether a tag is in the high side's registry."""
+        return self.registries.tagged("internal/docker.io/library/mirrored", tag) == digest
+
+    def wait(self, tag: str, digest: str, seconds: float = 45) -> None:
+        """Wait until a tag is in the high side's registry."""
+        until(lambda: self.arrived(tag, digest), seconds, f"mirrored:{tag} is in the high side's registry")
+
+    def status(self, side: str) -> dict[str, Any]:
+        """Return what ``status --json`` says."""
+        machine = self.low if side == "sender" else self.high
+        return dict(json.loads(machine.run(f"/opt/checkvalve/bin/checkvalve-{side}", "status", "--json", check=False)))
+
+    def until_active(self, unit: str, seconds: float = 30) -> None:
+        """Wait until a service is ready."""
+        machine = self.machine(unit)
+        until(lambda: machine.show(unit)["ActiveState"] == "active", seconds, f"{unit} is active", every=0.2)
+
+
+def install(machine: Machine, side: str, file: Path) -> str:
+    """Install one side from the offline file; return what the installer said."""
+    place = machine.root / "var/tmp" / file.name
+    shutil.copyfile(file, place)
+    said = machine.run("sh", f"/var/tmp/{file.name}", "install", "--side", side, timeout_s=180)
+    place.unlink()
+    return said
+
+
+def prepare_registry(machine: Machine) -> None:
+    """Let Debian's docker-registry listen for this host alone, without the logins that it asks for by default."""
+    machine.write("/etc/docker/registry/config.yml", _REGISTRY)
+    machine.systemctl("restart", "docker-registry")
