@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.lab.oneway import OneWay
+from tests.lab.world import missing_programs
 from tests.systemd import machine, tree
 from tests.systemd.machine import Machine
+from tests.systemd.site import Site, set_up
 
 Say = Callable[[str], None]
 
@@ -56,3 +58,14 @@ def bare(debian: Path, oneway: OneWay, say: Say) -> Iterator[tuple[Machine, Mach
             each.boot()
             say(f"{each.name} has booted")
         yield low, high
+
+
+@pytest.fixture(scope="session")
+def site(
+    bare: tuple[Machine, Machine], oneway: OneWay, say: Say, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """Both systems with checkvalve installed from the offline file, enabled and running."""
+    if reason := missing_programs():
+        pytest.skip(reason)
+    yield set_up(oneway, *bare, tmp_path_factory.mktemp("booted"), say)
+    assert oneway.counts().high_sent == 0  # whatever was done here

@@ -151,13 +151,17 @@ class Machine:
         argv += [f"--after-cursor={after}"] if after else []
         return self.run(*argv).splitlines()
 
-    def write(self, path: str, text: str, mode: int = 0o644) -> None:
-        """Write a file of its root in one step, as an editor does."""
+    def write(self, path: str, text: str) -> None:
+        """Write a file of its root in one step, as an editor does: its owner and mode stay as they were."""
         place = self.root / path.lstrip("/")
         place.parent.mkdir(parents=True, exist_ok=True)
         new = place.with_name(place.name + ".new")
         new.write_text(text)
-        new.chmod(mode)
+        new.chmod(0o644)
+        if place.exists():
+            had = place.stat()
+            os.chown(new, had.st_uid, had.st_gid)
+            new.chmod(had.st_mode & 0o7777)
         new.replace(place)
 
     def read(self, path: str) -> str:

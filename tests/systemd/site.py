@@ -5,12 +5,10 @@ Everything is done in the booted systems with the installed commands; only files
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,9 +17,8 @@ from oci.layout import Layout
 from tests.lab.oneway import HIGH, OneWay
 from tests.lab.world import PORT, UPSTREAM, Registries, until
 from tests.support.images import random_image
-from tests.support.processes import ROOT, run
+from tests.support.processes import run
 from tests.systemd.machine import Machine
-from tests.systemd.tree import cache
 
 RATE: Final = "200Mbit"
 SENDER: Final = ("checkvalve-fetch", "checkvalve-transmit")
@@ -44,10 +41,8 @@ _SENDER: Final = {
 }
 
 
-def offline_file() -> Path:
+def offline_file(into: Path) -> Path:
     """Build what ``make dist`` makes, from this tree; wheels that an earlier run downloaded are used again."""
-    into = cache() / "dist"
-    shutil.rmtree(into, ignore_errors=True)
     run([sys.executable, "-m", "distribution", "run", "--into", str(into)], timeout_s=600)
     (made,) = into.glob("*.run")
     return made
@@ -90,6 +85,56 @@ class Site:
         """Wait until a service is ready."""
         machine = self.machine(unit)
         until(lambda: machine.show(unit)["ActiveState"] == "active", seconds, f"{unit} is active", every=0.2)
+
+
+def edit(machine: Machine, path: str, changes: Mapping[str, str]) -> None:
+    """Change a file of a system, each text to another one that must be there, as a person does."""
+    text = machine.read(path)
+    for old, new in changes.items():
+        assert text.count(old) == 1, f"{path} has {old!r} {text.count(old)} times"
+        text = text.replace(old, new)
+    machine.write(path, text)
+
+
+def set_up(lab: OneWay, low: Machine, high: Machine, folder: Path, say: Callable[[str], None]) -> Site:
+    """From two bare systems to services that are enabled and run."""
+    file = offline_file(folder)
+    for machine, side in ((low, "sender"), (high, "receiver")):
+        prepare_registry(machine)
+        install(machine, side, file)
+        say(f"{side} is installed from {file.name} ({file.stat().st_size >> 20} MiB)")
+    for source, target, name in ((high, low, "receiver"), (low, high, "sender")):
+        key = f"/etc/checkvalve/keys/{name}.pub"
+        target.write(key, source.read(key))
+    edit(low, "/etc/checkvalve/sender.yaml", {"192.0.2.10:4433": f"{HIGH}:{PORT}", "rate: 1Gbit ": f"rate: {RATE} "})
+    low.write("/etc/checkvalve/sender.yaml", low.read("/etc/checkvalve/sender.yaml") + as_yaml(_SENDER))
+    edit(
+        high,
+        "/etc/checkvalve/receiver.yaml",
+        {
+            "  layout: /var/lib/checkvalve-receiver/published ": "  registry: {url: 'http://127.0.0.1:5000'} ",
+            "  serve:\n": "",
+            '    on: "127.0.0.1:5000" ': "  # ",
+        },
+    )
+    for machine, side in ((low, "sender"), (high, "receiver")):
+        machine.run(f"/opt/checkvalve/bin/checkvalve-{side}", "check")
+        machine.run(f"/opt/checkvalve/bin/checkvalve-{side}", "units", "--write")
+        machine.systemctl("daemon-reload")
+    low.write("/etc/checkvalve/images.yaml", _INTENT)  # `check` would miss the images that are to appear
+    high.systemctl("enable", "--now", "checkvalve-receiver.target")
+    low.systemctl("enable", "--now", "checkvalve-sender.target")
+    registries = Registries(lab, folder, high.root / "var/lib/docker-registry")
+    site = Site(lab, low, high, registries, folder)
+    for unit in (*RECEIVER, *SENDER):
+        site.until_active(unit)
+    say("all four services are active")
+    return site
+
+
+def as_yaml(sections: Mapping[str, object]) -> str:
+    """Return top-level sections in YAML's flow style."""
+    return "".join(f"\n{name}: {json.dumps(value)}" for name, value in sections.items()) + "\n"
 
 
 def install(machine: Machine, side: str, file: Path) -> str:
