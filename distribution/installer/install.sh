@@ -262,7 +262,9 @@ do_install() {
     prune_versions
     if systemd_runs; then
         run systemctl daemon-reload
-        [ ! -d /etc/sysctl.d ] || run sysctl --quiet --load "/etc/sysctl.d/90-checkvalve-$side.conf" || true
+        # small hosts have no sysctl; systemd has a program of its own for the folder
+        tuning=/etc/sysctl.d/90-checkvalve-$side.conf
+        [ ! -f "$tuning" ] || run /lib/systemd/systemd-sysctl "$tuning" || true
     fi
 }
 

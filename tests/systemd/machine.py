@@ -140,6 +140,10 @@ class Machine:
         """Return the pid that the unit's main process has in it; 0 when there is none."""
         return int(self.show(unit).get("MainPID", "0"))
 
+    def signal(self, name: str, pid: int) -> None:
+        """Send a signal, such as KILL, to a process of it."""
+        self.run("sh", "-c", f"kill -{name} {pid}")
+
     def cursor(self) -> str:
         """Return a place in its journal, for ``journal``."""
         return self.run("journalctl", "--quiet", "-n", "0", "--show-cursor").split("cursor: ")[1].strip()

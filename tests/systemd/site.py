@@ -5,6 +5,7 @@ Everything is done in the booted systems with the installed commands; only files
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from oci.layout import Layout
+from receiver.journal import ReceiverJournal
+from runtime.errors import UserError
 from tests.lab.oneway import HIGH, OneWay
 from tests.lab.world import PORT, UPSTREAM, Registries, until
 from tests.support.images import random_image
@@ -75,6 +78,27 @@ class Site:
     def wait(self, tag: str, digest: str, seconds: float = 45) -> None:
         """Wait until a tag is in the high side's registry."""
         until(lambda: self.arrived(tag, digest), seconds, f"mirrored:{tag} is in the high side's registry")
+
+    def under_way(self) -> int:
+        """Return how many bytes of unfinished objects the receiver has on disk."""
+        try:
+            journal = ReceiverJournal(self.high.root / "var/lib/checkvalve-receiver/journal.sqlite", read_only=True)
+        except UserError:  # it is being made
+            return 0
+        with contextlib.closing(journal):
+            return sum(done for _, done, _ in journal.partials())
+
+    def counters(self) -> dict[str, int]:
+        """Return the receiver's counters since ever, with what the kernel dropped at the diode's sockets."""
+        journal = ReceiverJournal(self.high.root / "var/lib/checkvalve-receiver/journal.sqlite", read_only=True)
+        with contextlib.closing(journal):
+            return journal.counters()
+
+    def kernel_drops(self) -> int:
+        """Return how many datagrams found no room in the buffer of the diode's socket (proc(5): the last field)."""
+        port = f":{PORT:04X}"
+        rows = [line.split() for line in self.high.run("cat", "/proc/net/udp").splitlines()[1:]]
+        return sum(int(row[-1]) for row in rows if row[1].endswith(port))
 
     def status(self, side: str) -> dict[str, Any]:
         """Return what ``status --json`` says."""
