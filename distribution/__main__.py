@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--arch", choices=sorted(ARCHITECTURES), default="x86_64")
     parser.add_argument("--into", type=Path, default=ROOT / "dist")
     parser.add_argument("--version", help="another version than pyproject.toml's")
-    parser.add_argument("--cache", type=Path, default=_cache(), help="where downloaded wheels are kept")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="where downloaded wheels are kept")
     given = parser.parse_args()
     try:
         signer = _release_key()
@@ -40,7 +40,8 @@ def main() -> int:
     return 0
 
 
-def _cache() -> Path:
+def default_cache() -> Path:
+    """Where downloaded wheels are kept between builds."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "checkvalve" / "wheels"
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from distribution.__main__ import default_cache
+from distribution.bundle import build
+from distribution.project import BuildError, Project
+from distribution.runfile import write
 from tests.lab.oneway import OneWay
 from tests.systemd import machine, tree
 from tests.systemd.machine import Machine
+from tests.systemd.site import Site
 
 Say = Callable[[str], None]
 
@@ -56,3 +62,33 @@ def bare(debian: Path, oneway: OneWay, say: Say) -> Iterator[tuple[Machine, Mach
             each.boot()
             say(f"{each.name} has booted")
         yield low, high
+
+
+@pytest.fixture(scope="session")
+def run_file(tmp_path_factory: pytest.TempPathFactory, say: Say) -> Path:
+    """The offline file of this tree."""
+    folder = tmp_path_factory.mktemp("dist")
+    try:
+        bundle = build(Project.read(), platform.machine(), folder, default_cache(), None)
+    except BuildError as error:
+        pytest.skip(f"no offline file: {error}")
+    path = write(bundle, folder)
+    say(f"{path.name}, {path.stat().st_size / 1e6:.0f} MB")
+    return path
+
+
+@pytest.fixture(scope="session")
+def site(
+    bare: tuple[Machine, Machine],
+    oneway: OneWay,
+    run_file: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    say: Say,
+) -> Site:
+    """checkvalve installed and at work on both."""
+    made = Site(*bare, oneway, run_file, tmp_path_factory.mktemp("images"))
+    made.install()
+    say("installed on both, without a network")
+    made.configure()
+    say("all services started")
+    return made
