@@ -142,9 +142,6 @@ class Site:
 
     def _skopeo(self, prefix: list[str], verb: str, source: str, target: str) -> None:
         options = [f"--{side}-tls-verify=false" for side, name in (("src", source), ("dest", target)) if "docker:" in name]
-        subprocess.run(
-            [*prefix, "skopeo", "--insecure-policy", verb, *options, source, target],
-            check=True,
-            capture_output=True,
-            timeout=120,
-        )
+        argv = [*prefix, "skopeo", "--insecure-policy", verb, *options, source, target]
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr}"
