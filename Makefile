@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-systemd worlds crash check format vectors bench lock clean
+.PHONY: help venv demo test test-systemd worlds crash check format vectors bench dist deb lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,12 +48,18 @@ bench: venv ## measure, beside the peers; the figures are in benchmarks/README.m
 	@benchmarks/make-venv
 	@$(PY) -m benchmarks
 
+dist: venv ## one file in dist/ that installs either side with no network (ARCH=aarch64, RELEASE_KEY=path to a PEM)
+	@$(PY) -m distribution --arch $(or $(ARCH),x86_64)
+
+deb: venv ## Debian packages of both sides, from the same tree (ARCH=aarch64, RELEASE_KEY=path to a PEM)
+	@$(PY) -m distribution --deb --arch $(or $(ARCH),x86_64)
+
 lock: ## renew versions and hashes in requirements/*.txt; needs uv (https://docs.astral.sh/uv/)
 	@command -v uv >/dev/null || { echo "error: uv is not installed; see https://docs.astral.sh/uv/" >&2; exit 1; }
-	@for name in runtime keyless dev bench; do \
+	@for name in runtime keyless dev bench dist; do \
 	  (cd requirements && uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-strip-extras \
 	    --no-annotate --no-header $$name.in --output-file $$name.txt) || exit 1; done
 
 clean: ## remove .venv, caches and the demo's state
-	@rm -rf .venv .venv-bench build demo-state .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	@rm -rf .venv .venv-bench build dist demo-state .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

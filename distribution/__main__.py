@@ -1,53 +1,46 @@
-"""``python -m distribution run|deb``: make what users install. ``make dist`` and ``make deb`` call it."""
+"""``make dist``, ``make deb``: python -m distribution [--deb] [--arch ARCH] [--output DIR]; RELEASE_KEY signs."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+import tempfile
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-from distribution import deb, runfile
-from distribution.bundle import build
+from distribution.bundle import make_bundle
+from distribution.deb import write_debs
 from distribution.project import ARCHITECTURES, ROOT, BuildError, Project
-from runtime.errors import UserError
-from runtime.keys import load_signing_key
+from distribution.runfile import write_runfile
 
 
 def main() -> int:
-    """Build; 0, or 1 after a line that says what to mend."""
-    parser = argparse.ArgumentParser(prog="python -m distribution", description=__doc__)
-    parser.add_argument("kind", choices=("run", "deb"))
-    parser.add_argument("--arch", choices=sorted(ARCHITECTURES), default="x86_64")
-    parser.add_argument("--into", type=Path, default=ROOT / "dist")
-    parser.add_argument("--version", help="another version than pyproject.toml's")
-    parser.add_argument("--cache", type=Path, default=_cache(), help="where downloaded wheels are kept")
+    """Make the file or the packages, and print where they are."""
+    parser = argparse.ArgumentParser(prog="python -m distribution", description="Makes the offline file")
+    parser.add_argument("--arch", default="x86_64", choices=sorted(ARCHITECTURES))
+    parser.add_argument("--version", help="instead of pyproject.toml's, for tests of upgrades")
+    parser.add_argument("--output", type=Path, default=ROOT / "dist")
+    parser.add_argument("--cache", type=Path, default=ROOT / "build/wheels", help="where wheels of others are kept")
+    parser.add_argument("--deb", action="store_true", help="Debian packages of both sides in the place of the file")
     given = parser.parse_args()
+    key = os.environ.get("RELEASE_KEY")
     try:
-        signer = _release_key()
-        given.into.mkdir(parents=True, exist_ok=True)
-        bundle = build(Project.read(version=given.version), given.arch, given.into, given.cache, signer)
-        made = [runfile.write(bundle, given.into)] if given.kind == "run" else deb.write(bundle, given.into)
-    except (BuildError, UserError) as error:
+        project = Project.read(version=given.version)
+        goal = given.output / f"checkvalve-{project.version}-{given.arch}.run"
+        with tempfile.TemporaryDirectory() as folder:
+            make_bundle(project, given.arch, given.cache, Path(key) if key else None, Path(folder))
+            if given.deb:
+                made = write_debs(project, Path(folder), given.arch, given.output)
+            else:
+                write_runfile(project, Path(folder), goal)
+                made = [goal]
+    except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for path in made:
-        print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
-    if signer is None:
-        print("WARNING: not signed: RELEASE_KEY=FILE names the release's private key", file=sys.stderr)
+    print("\n".join(map(str, made)))
+    if not key:
+        print("WARNING: NOT SIGNED: hosts with a release key refuse it; give RELEASE_KEY=path", file=sys.stderr)
     return 0
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "checkvalve" / "wheels"
-
-
-def _release_key() -> Ed25519PrivateKey | None:
-    path = os.environ.get("RELEASE_KEY", "")
-    return load_signing_key(Path(path), created_by="checkvalve-sender approver-key") if path else None
 
 
 if __name__ == "__main__":

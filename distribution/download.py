@@ -24,7 +24,7 @@ _SECONDS_MAX: Final = 900
 
 
 def wheels_for(locked: tuple[Locked, ...], arch: str, cache: Path) -> tuple[Path, ...]:
-    """Return the wheels that *locked* needs on *arch* with every Python, sorted by name. BuildError says what failed."""
+    """Return the wheels that *locked* needs on *arch* with every Python, by name. BuildError says what failed."""
     text = "\n".join(one.requirement() for one in locked) + "\n"
     key = hashlib.sha256("\n".join([text, arch, *PYTHONS, *_GLIBC]).encode()).hexdigest()[:16]
     folder = cache / f"{arch}-{key}"
@@ -61,9 +61,11 @@ def _download(requirements: str, python: str, arch: str, folder: Path) -> None:
         # what the lock says counts, not what this machine asks of its own installations
         environment = {key: value for key, value in os.environ.items() if key != "PIP_CONSTRAINT"}
         try:
-            done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=_SECONDS_MAX)
+            done = subprocess.run(
+                command, check=False, capture_output=True, text=True, env=environment, timeout=_SECONDS_MAX
+            )
         except subprocess.TimeoutExpired:
-            raise BuildError(f"wheels for Python {python} on {arch}: pip download took over {_SECONDS_MAX} s") from None
+            raise BuildError(f"wheels for Python {python} on {arch}: pip download took over 15 min") from None
     if done.returncode != 0:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
         raise BuildError(f"wheels for Python {python} on {arch}: {errors[-1] if errors else 'pip download failed'}")

@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "protocol": set(),
     "oci": set(),
     "runtime": set(),
+    "distribution": set(),
     "judging": {"protocol", "oci", "runtime"},
     "sender": {"protocol", "oci", "runtime", "judging"},
     "receiver": {"protocol", "oci", "runtime", "judging"},

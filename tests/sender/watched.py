@@ -11,6 +11,7 @@ from typing import Any
 from oci.client import Registry
 from oci.credentials import Credential, FixedCredential
 from protocol.release import parse_images
+from runtime.reload import Reload
 from sender.decisions import Decisions
 from sender.fetch import _Role
 from sender.lock import load_lock
@@ -58,7 +59,8 @@ async def push(host: str, name: str, tag: str, image: Image | str, user: Credent
 async def role_here(site: Site) -> AsyncIterator[_Role]:
     """The role in this process, so that a test can count and wait."""
     journal = site.journal()
-    role = _Role(site.settings(), journal, once=False, token=None)
+    settings = site.settings()
+    role = _Role(settings, journal, Reload(settings, None, ()), once=False, token=None)
     task = asyncio.ensure_future(role.run())
     try:
         yield role
