@@ -71,10 +71,15 @@ class Site:
     high: Machine
     registries: Registries
     folder: Path
+    file: Path
 
     def machine(self, unit: str) -> Machine:
         """Return the system that a unit belongs to."""
         return self.low if unit.startswith(SENDER) else self.high
+
+    def install_again(self, side: str) -> str:
+        """Install what is installed already; see ``install``."""
+        return install(self.low if side == "sender" else self.high, side, self.file)
 
     async def push(self, tag: str, size: int, seed: int) -> str:
         """Let an image appear in the low side's registry; return its digest."""
@@ -160,7 +165,7 @@ def set_up(lab: OneWay, low: Machine, high: Machine, folder: Path, say: Callable
     high.systemctl("enable", "--now", "checkvalve-receiver.target")
     low.systemctl("enable", "--now", "checkvalve-sender.target")
     registries = Registries(lab, folder, high.root / "var/lib/docker-registry")
-    site = Site(lab, low, high, registries, folder)
+    site = Site(lab, low, high, registries, folder, file)
     for unit in (*RECEIVER, *SENDER):
         site.until_active(unit)
     say("all four services are active")

@@ -54,7 +54,9 @@ async def test_a_killed_service_is_started_again_and_the_image_arrives(site: Sit
 
 async def test_the_watchdog_ends_what_is_stopped_and_all_goes_on(site: Site, say: Callable[[str], None]) -> None:
     for unit in ("checkvalve-fetch", "checkvalve-publish"):  # theirs are for slow registries: two minutes
-        site.machine(unit).write(f"/run/systemd/system/{unit}.service.d/90-test.conf", "")
+        site.machine(unit).write(f"/etc/systemd/system/{unit}.service.d/90-test.conf", "[Service]\nWatchdogSec=20s\n")
+        site.machine(unit).systemctl("daemon-reload")
+        site.machine(unit).systemctl("restart", unit)
     pids = {unit: site.machine(unit).main_pid(unit) for unit in SERVICES}
     places = {machine: machine.cursor() for machine in (site.low, site.high)}
     for unit, pid in pids.items():
@@ -63,12 +65,15 @@ async def test_the_watchdog_ends_what_is_stopped_and_all_goes_on(site: Site, say
     began = time.monotonic()
     for unit, pid in pids.items():
         machine = site.machine(unit)
-        until(lambda: machine.main_pid(unit) not in (0, pid), 90, f"{unit} was started again", every=0.5)  # noqa: B023
+        until(lambda: machine.main_pid(unit) not in (0, pid), 60, f"{unit} was started again", every=0.5)  # noqa: B023
         site.until_active(unit)
         lines = machine.journal(f"{unit}.service", after=places[machine])
         assert any("Watchdog timeout" in line for line in lines), lines
     say(f"four stopped services were back after {time.monotonic() - began:.0f} s")
     site.wait("stopped", digest)
+    for unit in ("checkvalve-fetch", "checkvalve-publish"):
+        (site.machine(unit).root / f"etc/systemd/system/{unit}.service.d/90-test.conf").unlink()
+        site.machine(unit).systemctl("daemon-reload")
 
 
 @pytest.mark.parametrize("side", ["low", "high"])
