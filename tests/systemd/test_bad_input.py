@@ -81,11 +81,11 @@ def test_settings_that_the_service_may_not_read(site: Site) -> None:
 
 def test_wrong_settings_at_the_start(site: Site) -> None:
     good = site.high.read(SETTINGS)
-    site.high.write(SETTINGS, good + "\nlog: {level: loud}\n")
+    site.high.write(SETTINGS, good + "\nlogs: {level: loud}\n")
     try:
         for unit in (PUBLISH, CAPTURE):
             place = restart(site.high, unit)
-            says(site.high, unit, "log.level", place)
+            says(site.high, unit, "logs.level", place)
             until(lambda: site.high.show(unit)["ActiveState"] == "failed", 30, "it has given up", every=0.3)  # noqa: B023
             no_storm(site.high, unit, seconds=6, most=0)
     finally:

@@ -16,7 +16,7 @@ SIZE = 30_000_000  # 1.3 s at the rate of the link
 SERVICES = (*SENDER, *RECEIVER)
 
 
-async def test_capture_restarts_under_load_and_nothing_is_lost(site: Site) -> None:
+async def test_capture_restarts_under_load_and_nothing_is_lost(site: Site, say: Callable[[str], None]) -> None:
     site.lab.set_loss(0)
     site.wait("calm", await site.push("calm", 10_000, seed=10))
     before, dropped = site.counters(), site.kernel_drops()
@@ -29,11 +29,9 @@ async def test_capture_restarts_under_load_and_nothing_is_lost(site: Site) -> No
     site.wait("restarted", digest)
     after = site.counters()
     changed = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
-    print(f"restarted in {took:.2f} s; {changed}")
+    say(f"capture was restarted in {took:.2f} s; since then {changed}")
     assert site.kernel_drops() == dropped
-    assert not {name for name in changed if name.startswith("drop.")}
-    assert not changed.get("symbols.repaired")
-    assert 1 == 2, changed
+    assert not {name for name in changed if name.startswith("drop.") or name in ("repaired", "lost")}
 
 
 @pytest.mark.parametrize("unit", SERVICES)
@@ -92,12 +90,14 @@ async def test_settings_are_read_again_and_wrong_ones_are_told_and_not_taken(sit
     path = f"/etc/checkvalve/{'sender' if unit in SENDER else 'receiver'}.yaml"
     good = machine.read(path)
     pid = machine.main_pid(unit)
+    place = machine.cursor()
     try:
-        machine.write(path, good + "\nlog: {level: debug}\n")
+        machine.write(path, good + "\nlogs: {level: debug}\n")
         machine.systemctl("reload", unit)
-        machine.write(path, good + "\nlog: {level: loud}\n")
+        until(lambda: any("reloaded" in line for line in machine.journal(unit, after=place)), 10, "it is reloaded")
+        machine.write(path, good + "\nlogs: {level: loud}\n")
         machine.systemctl("reload", unit)
-        until(lambda: "log.level" in machine.run("systemctl", "status", unit, check=False), 10, "the error is shown")
+        until(lambda: "logs.level" in machine.run("systemctl", "status", unit, check=False), 10, "the error is shown")
         shown = machine.show(unit)
         assert (shown["ActiveState"], int(shown["MainPID"])) == ("active", pid)
         digest = await site.push(f"reloaded-{unit}", 1_000_000, seed=SERVICES.index(unit) + 50)
@@ -105,5 +105,5 @@ async def test_settings_are_read_again_and_wrong_ones_are_told_and_not_taken(sit
     finally:
         machine.write(path, good)
         machine.systemctl("reload", unit)
-    until(lambda: "log.level" not in machine.run("systemctl", "show", "-p", "StatusText", unit), 10, "the error is over")
+    until(lambda: "logs.level" not in machine.run("systemctl", "show", "-p", "StatusText", unit), 10, "the error is over")
     assert machine.main_pid(unit) == pid
