@@ -119,7 +119,9 @@ class Site:
     def status(self, side: str) -> dict[str, Any]:
         """Return what ``status --json`` says."""
         machine = self.low if side == "sender" else self.high
-        return dict(json.loads(machine.run(f"/opt/checkvalve/bin/checkvalve-{side}", "status", "--json", check=False)))
+        return dict(
+            json.loads(machine.run(f"/opt/checkvalve/bin/checkvalve-{side}", "status", "--json", check=False))
+        )
 
     def until_active(self, unit: str, seconds: float = 30) -> None:
         """Wait until a service is ready."""

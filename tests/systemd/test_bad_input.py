@@ -31,7 +31,7 @@ def says(machine: Machine, unit: str, text: str, after: str, seconds: float = 20
     )
 
 
-def no_storm(machine: Machine, unit: str, seconds: float = 8, most: int = 2) -> None:
+def no_storm(machine: Machine, unit: str, seconds: float = 6, most: int = 2) -> None:
     """Assert that a unit starts at most *most* times more within so many seconds."""
     before = int(machine.show(unit)["NRestarts"])
     time.sleep(seconds)
@@ -73,7 +73,7 @@ def test_settings_that_the_service_may_not_read(site: Site) -> None:
         place = restart(site.high, PUBLISH)
         says(site.high, PUBLISH, f"{SETTINGS}", place)
         assert site.high.show(PUBLISH)["ActiveState"] == "failed"
-        no_storm(site.high, PUBLISH, seconds=7, most=0)
+        no_storm(site.high, PUBLISH, most=0)
     finally:
         settings.chmod(0o640)
     site.high.systemctl("restart", PUBLISH)
@@ -87,7 +87,7 @@ def test_wrong_settings_at_the_start(site: Site) -> None:
             place = restart(site.high, unit)
             says(site.high, unit, "logs.level", place)
             until(lambda: site.high.show(unit)["ActiveState"] == "failed", 30, "it has given up", every=0.3)  # noqa: B023
-            no_storm(site.high, unit, seconds=6, most=0)
+            no_storm(site.high, unit, most=0)
     finally:
         site.high.write(SETTINGS, good)
     site.high.systemctl("restart", "checkvalve-capture.socket", PUBLISH, CAPTURE)
@@ -140,7 +140,7 @@ async def test_the_disk_is_full_at_the_start(site: Site) -> None:
         place = site.high.cursor()
         site.high.run("systemctl", "start", f"{CAPTURE}.socket", CAPTURE, check=False)
         says(site.high, CAPTURE, "disk", place, 30)
-        no_storm(site.high, CAPTURE, seconds=15)
+        no_storm(site.high, CAPTURE, seconds=8)
     finally:
         site.high.run("systemctl", "stop", CAPTURE, f"{CAPTURE}.socket", check=False)
         site.high.run("umount", state)
@@ -154,7 +154,9 @@ def test_the_python_that_was_installed_with_is_gone(site: Site) -> None:
         site.high.run("systemctl", "restart", PUBLISH, check=False)
         says(site.high, PUBLISH, "python", place)
         no_storm(site.high, PUBLISH)
-        with pytest.raises(CommandFailed, match=r"error: unsupported Python on this host: need 3\.11, 3\.12 or 3\.13"):
+        with pytest.raises(
+            CommandFailed, match=r"error: unsupported Python on this host: need 3\.11, 3\.12 or 3\.13"
+        ):
             site.install_again("receiver")
     site.until_active(PUBLISH)
 
