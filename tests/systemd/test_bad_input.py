@@ -1,4 +1,4 @@
-"""What is wrong on a host: one clear line, a unit in a state that makes sense, no storm of restarts, and a way back."""
+"""What is wrong on a host: one clear line, a sane unit state, no storm of restarts, and a way back."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.lab.world import until
-from tests.systemd.site import RECEIVER, SENDER, Site, edit
+from tests.systemd.site import RECEIVER, SENDER, Site
 
 pytestmark = [pytest.mark.booted, pytest.mark.timeout(900)]
 
@@ -106,7 +106,7 @@ async def test_settings_are_read_again_and_wrong_ones_are_told_and_not_taken(sit
         machine.write(path, good)
         machine.systemctl("reload", unit)
     until(
-        lambda: "logs.level" not in machine.run("systemctl", "show", "-p", "StatusText", unit),
+        lambda: "logs.level" not in machine.show(unit)["StatusText"],
         10,
         "the error is over",
     )
