@@ -55,6 +55,7 @@ class Site:
         self._folder = folder
         self._run_file = run_file
         self._pushed = 0
+        self._seen = ""  # what the last look for an image said
 
     def prepare(self) -> None:
         """Let low have a registry, without the login that Debian asks for, and high none of its own."""
@@ -113,6 +114,7 @@ class Site:
             check=False,
             timeout=60,
         )
+        self._seen = done.stderr.decode(errors="replace")
         return done.returncode == 0 and done.stdout == image.root.raw
 
     def pull(self, tag: str, image: Image) -> None:
@@ -131,7 +133,7 @@ class Site:
             until(lambda: self.has(tag, image), within, f"{tag} is in the registry of high")
         except AssertionError as error:
             logs = [*self.low.journal("checkvalve-*")[-25:], *self.high.journal("checkvalve-*")[-25:]]
-            raise AssertionError("\n".join([f"{error}; {self.states()}", *logs])) from None
+            raise AssertionError("\n".join([f"{error}: {self._seen}; {self.states()}", *logs])) from None
         return time.monotonic() - began
 
     def states(self) -> str:
@@ -159,6 +161,7 @@ class Site:
         options = [
             f"--{side}-tls-verify=false" for side, name in (("src", source), ("dest", target)) if "docker:" in name
         ]
+        options.append("--preserve-digests")
         argv = [*prefix, "skopeo", "--insecure-policy", verb, *options, source, target]
         done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr}\n{self.low.journal('docker-registry')[-12:]}"
