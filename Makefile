@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test worlds crash check format vectors bench dist lock clean
+.PHONY: help venv demo test test-systemd worlds crash check format vectors bench dist deb lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench: venv ## measure, beside the peers; the figures are in benchmarks/README.m
 
 dist: venv ## one file in dist/ that installs either side with no network (ARCH=aarch64, RELEASE_KEY=path to a PEM)
 	@$(PY) -m distribution --arch $(or $(ARCH),x86_64)
+
+deb: venv ## Debian packages of both sides, from the same tree (ARCH=aarch64, RELEASE_KEY=path to a PEM)
+	@$(PY) -m distribution --deb --arch $(or $(ARCH),x86_64)
 
 lock: ## renew versions and hashes in requirements/*.txt; needs uv (https://docs.astral.sh/uv/)
 	@command -v uv >/dev/null || { echo "error: uv is not installed; see https://docs.astral.sh/uv/" >&2; exit 1; }

@@ -1,4 +1,4 @@
-"""``make dist``: python -m distribution [--arch ARCH] [--version VERSION] [--output DIR]; RELEASE_KEY signs."""
+"""``make dist``, ``make deb``: python -m distribution [--deb] [--arch ARCH] [--output DIR]; RELEASE_KEY signs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import tempfile
 from pathlib import Path
 
 from distribution.bundle import make_bundle
+from distribution.deb import write_debs
 from distribution.project import ARCHITECTURES, ROOT, BuildError, Project
 from distribution.runfile import write_runfile
 
 
 def main() -> int:
-    """Make the file and print its path."""
+    """Make the file or the packages, and print where they are."""
     parser = argparse.ArgumentParser(prog="python -m distribution", description="Makes the offline file")
     parser.add_argument("--arch", default="x86_64", choices=sorted(ARCHITECTURES))
     parser.add_argument("--version", help="instead of pyproject.toml's, for tests of upgrades")
     parser.add_argument("--output", type=Path, default=ROOT / "dist")
     parser.add_argument("--cache", type=Path, default=ROOT / "build/wheels", help="where wheels of others are kept")
+    parser.add_argument("--deb", action="store_true", help="Debian packages of both sides in the place of the file")
     given = parser.parse_args()
     key = os.environ.get("RELEASE_KEY")
     try:
@@ -27,11 +29,15 @@ def main() -> int:
         goal = given.output / f"checkvalve-{project.version}-{given.arch}.run"
         with tempfile.TemporaryDirectory() as folder:
             make_bundle(project, given.arch, given.cache, Path(key) if key else None, Path(folder))
-            write_runfile(project, Path(folder), goal)
+            if given.deb:
+                made = write_debs(project, Path(folder), given.arch, given.output)
+            else:
+                write_runfile(project, Path(folder), goal)
+                made = [goal]
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(goal)
+    print("\n".join(map(str, made)))
     if not key:
         print("WARNING: NOT SIGNED: hosts with a release key refuse it; give RELEASE_KEY=path", file=sys.stderr)
     return 0

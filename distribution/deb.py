@@ -9,8 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from distribution.bundle import Bundle
-from distribution.project import ARCHITECTURES, SIDES, BuildError
+from distribution.project import ARCHITECTURES, SIDES, BuildError, Project
 
 _CONTROL: Final = """\
 Package: checkvalve-{side}
@@ -28,14 +27,14 @@ _POSTINST: Final = """\
 #!/bin/sh
 set -e
 if [ "$1" = configure ]; then
-    sh /usr/share/checkvalve/{side}/install.sh upgrade --side {side} --packaged
+    sh /usr/share/checkvalve/{side}/install.sh install --side {side}
 fi
 """
 _PRERM: Final = """\
 #!/bin/sh
 set -e
 if [ "$1" = remove ]; then
-    sh /usr/share/checkvalve/{side}/install.sh uninstall --side {side} --packaged
+    sh /usr/share/checkvalve/{side}/install.sh uninstall --side {side}
 fi
 """
 _POSTRM: Final = """\
@@ -48,36 +47,35 @@ fi
 """
 
 
-def write(bundle: Bundle, into: Path) -> list[Path]:
-    """Write ``checkvalve-SIDE_VERSION_ARCH.deb`` for both sides into *into*; BuildError if dpkg-deb is not here."""
+def write_debs(project: Project, folder: Path, arch: str, goal: Path) -> list[Path]:
+    """Write ``checkvalve-SIDE_VERSION_ARCH.deb`` of both sides into *goal*; BuildError if dpkg-deb is not here."""
     if shutil.which("dpkg-deb") is None:
         raise BuildError("dpkg-deb is not here; on Debian it is in the package dpkg")
-    return [_package(bundle, side, into) for side in SIDES]
+    goal.mkdir(parents=True, exist_ok=True)
+    return [_package(project, folder, arch, side, goal) for side in SIDES]
 
 
-def _package(bundle: Bundle, side: str, into: Path) -> Path:
+def _package(project: Project, folder: Path, arch: str, side: str, goal: Path) -> Path:
     values = {
         "side": side,
-        "version": bundle.project.version,
-        "arch": ARCHITECTURES[bundle.arch],
-        "description": bundle.project.table["description"],
+        "version": project.version,
+        "arch": ARCHITECTURES[arch],
+        "description": project.table["description"],
     }
-    path = into / f"checkvalve-{side}_{values['version']}_{values['arch']}.deb"
+    path = goal / f"checkvalve-{side}_{values['version']}_{values['arch']}.deb"
     with tempfile.TemporaryDirectory() as place:
         tree = Path(place) / "tree"
-        shutil.copytree(bundle.folder, tree / "usr/share/checkvalve" / side)
+        shutil.copytree(folder, tree / "usr/share/checkvalve" / side)
         (tree / "DEBIAN").mkdir()
         (tree / "DEBIAN/control").write_text(_CONTROL.format(**values))
         for name, text in (("postinst", _POSTINST), ("prerm", _PRERM), ("postrm", _POSTRM)):
             (tree / "DEBIAN" / name).write_text(text.format(**values))
-            (tree / "DEBIAN" / name).chmod(0o755)
         for each in [tree, *tree.rglob("*")]:
-            if each.is_dir():
-                each.chmod(0o755)
-            os.utime(each, (bundle.project.epoch, bundle.project.epoch))
+            each.chmod(0o755 if each.is_dir() or (each.parent.name == "DEBIAN" and each.name != "control") else 0o644)
+            os.utime(each, (project.epoch, project.epoch))
         done = subprocess.run(
             ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(path)],
-            env={**os.environ, "SOURCE_DATE_EPOCH": str(bundle.project.epoch)},
+            env={**os.environ, "SOURCE_DATE_EPOCH": str(project.epoch)},
             capture_output=True,
             text=True,
             check=False,

@@ -8,7 +8,9 @@ usage() {
 Usage: sh checkvalve-VERSION-ARCH.run COMMAND [OPTIONS]
 
 Commands:
-  install     Install this version, or upgrade to it: settings, keys and state stay as they are.
+  install     Install this version, or upgrade to it: settings, keys and state stay as they are. Where there are no
+              settings yet, an example and a key are made.
+  upgrade     The same.
   verify      Check this file's contents against SHA256SUMS, and its signature if there is a key.
   status      Say which versions are installed and which is in use.
   rollback    Go back to the version that was in use before.
@@ -48,7 +50,7 @@ while [ $# -gt 0 ]; do
         --dry-run) dry=yes ;;
         --purge) purge=yes ;;
         -h | --help) usage; exit 0 ;;
-        install | verify | status | rollback | uninstall)
+        install | upgrade | verify | status | rollback | uninstall)
             [ -z "$command" ] || fail "$1: one command at a time; see --help" 2
             command=$1 ;;
         *) fail "$1: not known; see --help" 2 ;;
@@ -161,6 +163,9 @@ put_files() {
     for file in "$here"/systemd/sysctl.d/*-"$side".conf; do
         [ ! -e "$file" ] || put "$file" "$root/etc/sysctl.d/$(basename "$file")"
     done
+    for file in "$here"/systemd/examples/*; do
+        [ ! -e "$file" ] || put "$file" "$opt/share/doc/checkvalve/examples/$(basename "$file")"
+    done
     for file in "$here"/doc/*; do put "$file" "$opt/share/doc/checkvalve/$(basename "$file")"; done
     mkdir -p "$opt/bin"
     wrapper=$(mktemp)
@@ -196,9 +201,19 @@ make_users() {
     [ -n "$ids" ] || fail "user $user was not made; see the messages above"
     mkdir -p "$root/etc/checkvalve/keys" "$root/var/lib/$user"
     chmod 755 "$root/etc/checkvalve"
-    chmod 700 "$root/etc/checkvalve/keys"
+    chmod 755 "$root/etc/checkvalve/keys" # public halves are for the services, which see private ones as credentials
     chown "$ids" "$root/var/lib/$user"
     chmod 750 "$root/var/lib/$user"
+}
+
+# An example to edit and a key, only where nothing is; init overwrites nothing either.
+make_settings() {
+    [ ! -e "$root/etc/checkvalve/$side.yaml" ] || return 0
+    "$opt/$side/current/bin/python" -I -m "$side" init "$root/etc/checkvalve" --state "/var/lib/checkvalve-$side" |
+        sed '/^next:/,$d'
+    chown "0:${ids#*:}" "$root/etc/checkvalve/$side.yaml"
+    chmod 640 "$root/etc/checkvalve/$side.yaml"
+    changed=yes
 }
 
 in_use() { readlink "$opt/$side/current" 2>/dev/null | sed 's|.*/||'; }
@@ -230,14 +245,20 @@ do_install() {
     make_users
     [ -z "$before" ] || [ "$before" = "$version" ] || point "$opt/$side/previous" "versions/$before"
     point "$opt/$side/current" "versions/$version"
+    make_settings
     if [ -z "$changed" ]; then
         say "checkvalve $side $version is installed already; nothing changed"
         return
     fi
     restart
     say "checkvalve $side $version is installed${before:+; before it: $before}"
-    [ -e "$root/etc/checkvalve/$side.yaml" ] ||
-        say "next: /opt/checkvalve/bin/checkvalve-$side init /etc/checkvalve; then see OPERATIONS.md"
+    [ -n "$before" ] || cat <<END
+next:
+  1. edit /etc/checkvalve/$side.yaml; /opt/checkvalve/bin/checkvalve-$side check
+  2. /opt/checkvalve/bin/checkvalve-$side units --write && systemctl daemon-reload
+  3. systemctl enable --now checkvalve-$side.target
+All of it: /opt/checkvalve/share/doc/checkvalve/OPERATIONS.md
+END
 }
 
 do_rollback() {
@@ -287,7 +308,7 @@ do_uninstall() {
 }
 
 case $command in
-    install) do_install ;;
+    install | upgrade) do_install ;;
     verify) check_contents; say "contents: as in SHA256SUMS" ;;
     status) do_status ;;
     rollback) do_rollback ;;

@@ -55,9 +55,8 @@ def _publish(settings: ReceiverSettings, state: Path) -> DropIn:
     for name, target in settings.publish.each().items():
         where = settings.publish.where(name)
         lines += _reach(target, where)
-        for place in (target.layout, target.images and target.images.path):
-            if place is not None:
-                folders.append(Path(os.path.abspath(place)))
+        places = [target.layout, target.images.path if target.images is not None else None]
+        folders += [Path(os.path.abspath(place)) for place in places if place is not None]
     return DropIn("checkvalve-publish.service", [*writable(folders, state, STATE), ("Service", lines)])
 
 

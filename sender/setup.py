@@ -136,16 +136,16 @@ class Made:
     open_points: tuple[str, ...]  # what is still an example in a new sender.yaml
 
 
-def make(
-    folder: Path, *, to: str | None, rate: str | None, receivers: list[Path], state: Path | None = None
-) -> Made:
+def make(folder: Path, *, to: str | None, rate: str | None, receivers: list[Path], state: Path | None = None) -> Made:
     """Create what is missing in *folder*. Raises UserError for a bad option or key, before anything is written.
 
     *state* is where spool, journal and images.lock are to be; the folder that a service may write to.
     """
     _check(to, rate)
     if state is not None and _PLAIN.fullmatch(str(state.absolute())) is None:
-        raise UserError(f"--state: {state}: give a path of letters, digits, dots, dashes and slashes", exit_code=EXIT_USAGE)
+        raise UserError(
+            f"--state: {state}: give a path of letters, digits, dots, dashes and slashes", exit_code=EXIT_USAGE
+        )
     for path in receivers:
         keys.load_hpke_public(path, created_by="checkvalve-receiver init")
     created: list[Path] = []

@@ -31,11 +31,13 @@ def test_a_side_has_only_its_own_code_and_a_second_run_changes_nothing(
     (packages,) = (bare / f"opt/checkvalve/{side}/current/lib").glob("python3.*/site-packages")
     assert (packages / side).is_dir()
     assert not (packages / other).exists()
-    assert not list((bare / "etc/checkvalve/keys").iterdir())
-    assert not [p for p in bare.rglob("*.pem") if p.name != "cacert.pem"]
+    # the one key that the installation makes is of this side and of this host
+    assert [p.name for p in bare.rglob("*.pem") if p.name != "cacert.pem"] == [f"{side}.pem"]
+    assert (bare / f"etc/checkvalve/keys/{side}.pem").stat().st_mode & 0o777 == 0o600
+    assert f"state: /var/lib/checkvalve-{side}" in (bare / f"etc/checkvalve/{side}.yaml").read_text()
     assert (bare / f"opt/checkvalve/bin/checkvalve-{side}").stat().st_mode & 0o777 == 0o755
     assert (bare / f"etc/systemd/system/checkvalve-{side}.target").exists()
-    assert (bare / "etc/checkvalve/keys").stat().st_mode & 0o777 == 0o700
+    assert (bare / "etc/checkvalve/keys").stat().st_mode & 0o777 == 0o755
     before = tree(bare)
     again = run(old_and_new[1], *arguments)
     assert again.returncode == 0, again.stderr
@@ -62,7 +64,7 @@ def test_upgrade_keeps_state_rollback_returns_and_downgrade_is_refused(
     state.write_text("state")
     settings.write_text("settings")
     current = bare / "opt/checkvalve/receiver/current"
-    assert run(new, "install", *where).returncode == 0
+    assert run(new, "upgrade", *where).returncode == 0
     assert current.readlink().name == "0.1.0"
     refused = run(old, "install", *where)
     assert refused.returncode == 1

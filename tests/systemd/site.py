@@ -57,7 +57,7 @@ class Site:
             place = machine.root / "root" / self._run_file.name
             place.write_bytes(self._run_file.read_bytes())
             said = machine.run("sh", f"/root/{place.name}", "install", "--side", side, timeout_s=240)
-            assert f"checkvalve-{side} " in said, said
+            assert f"checkvalve {side} " in said, said
         keys = "/etc/checkvalve/keys"
         self.low.write(f"{keys}/receiver.pub", self.high.read(f"{keys}/receiver.pub"))
         self.high.write(f"{keys}/sender.pub", self.low.read(f"{keys}/sender.pub"))
@@ -129,9 +129,7 @@ class Site:
 
     def status(self) -> dict[str, Any]:
         """``checkvalve-receiver status --json``, as the service's user."""
-        said = self.high.run(
-            "runuser", "-u", "checkvalve-receiver", "--", RECEIVER, "status", "--json", check=False
-        )
+        said = self.high.run("runuser", "-u", "checkvalve-receiver", "--", RECEIVER, "status", "--json", check=False)
         return dict(json.loads(said))
 
     def on_wire(self) -> bool:
@@ -141,7 +139,9 @@ class Site:
         )
 
     def _skopeo(self, prefix: list[str], verb: str, source: str, target: str) -> None:
-        options = [f"--{side}-tls-verify=false" for side, name in (("src", source), ("dest", target)) if "docker:" in name]
+        options = [
+            f"--{side}-tls-verify=false" for side, name in (("src", source), ("dest", target)) if "docker:" in name
+        ]
         argv = [*prefix, "skopeo", "--insecure-policy", verb, *options, source, target]
         done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr}"

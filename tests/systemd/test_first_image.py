@@ -8,7 +8,10 @@ from tests.systemd.conftest import Say
 from tests.systemd.site import RECEIVER, SENDER, Site
 
 pytestmark = [pytest.mark.booted, pytest.mark.timeout(900)]
-UNITS = {"low": ("fetch.service", "transmit.service"), "high": ("capture.socket", "capture.service", "publish.service")}
+UNITS = {
+    "low": ("fetch.service", "transmit.service"),
+    "high": ("capture.socket", "capture.service", "publish.service"),
+}
 
 
 def test_an_image_appears_in_low_and_can_be_pulled_in_high(site: Site, say: Say) -> None:
@@ -50,13 +53,24 @@ def test_drop_ins_are_what_the_settings_ask_for(site: Site) -> None:
 
 
 def test_the_journal_tells_the_story_in_a_dozen_lines(site: Site, say: Say) -> None:
-    units = {site.low: ("checkvalve-fetch", "checkvalve-transmit"), site.high: ("checkvalve-capture", "checkvalve-publish")}
+    units = {
+        site.low: ("checkvalve-fetch", "checkvalve-transmit"),
+        site.high: ("checkvalve-capture", "checkvalve-publish"),
+    }
     story = []
     for machine, names in units.items():
         lines = machine.journal(*names)
         story += [f"{machine.name}: {line[:150]}" for line in lines if '"event"' in line or "checkvalve" in line]
     say("\n        ".join(["the journal:", *story[:40]]))
     text = "\n".join(story)
-    for event in ("proposed", "session_opened", "listening", "session_joined", "release_received", "image_published", "release_complete"):
+    for event in (
+        "proposed",
+        "session_opened",
+        "listening",
+        "session_joined",
+        "release_received",
+        "image_published",
+        "release_complete",
+    ):
         assert text.count(event) == 1, event
     assert len(story) <= 40

@@ -1,4 +1,4 @@
-"""``units`` of both sides: drop-ins that systemd takes, that say what the settings say, and that can be written twice."""
+"""``units`` of both sides: drop-ins that systemd takes, that say what the settings say, and may be written twice."""
 
 from __future__ import annotations
 
