@@ -62,7 +62,7 @@ def bill(project: Project, wheels: tuple[Path, ...]) -> str:
 
 
 def _licences(wheel: Path) -> list[dict[str, object]]:
-    """Return what the wheel's own metadata says: an SPDX expression, else classifiers, else the words of its field."""
+    """Return what the wheel's own metadata says: an SPDX expression, else classifiers, else a field."""
     with zipfile.ZipFile(wheel) as archive:
         name = next(each for each in archive.namelist() if each.endswith(".dist-info/METADATA"))
         about = email.parser.BytesParser().parsebytes(archive.read(name), headersonly=True)
