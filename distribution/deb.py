@@ -48,7 +48,7 @@ fi
 
 
 def write_debs(project: Project, folder: Path, arch: str, goal: Path) -> list[Path]:
-    """Write ``checkvalve-SIDE_VERSION_ARCH.deb`` of both sides into *goal*, each from the folder of its name in *folder*.
+    """Write ``checkvalve-SIDE_VERSION_ARCH.deb`` of both sides into *goal*, each from *folder*'s folder of its name.
 
     BuildError if dpkg-deb is not here.
     """

@@ -98,7 +98,7 @@ minor_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/
 
 # A python that has no venv module or no 64-bit platform of ours is passed over, and named if nothing else is found.
 find_python() {
-    seen=
+    seen= chosen=
     for candidate in ${python:-python3.13 python3.12 python3.11 python3}; do
         path=$(command -v "$candidate" 2>/dev/null) || continue
         minor=$(minor_of "$path") || continue
@@ -107,11 +107,12 @@ find_python() {
             *) seen="$seen $path is $minor;"; continue ;;
         esac
         "$path" -c 'import venv, ssl, sqlite3' 2>/dev/null || { seen="$seen $path lacks venv, ssl or sqlite3;"; continue; }
-        python=$path
+        chosen=$path
         break
     done
-    [ -n "${minor:-}" ] && [ -x "${path:-}" ] && [ "$python" = "$path" ] ||
+    [ -n "$chosen" ] ||
         fail "unsupported Python on this host: need 3.11, 3.12 or 3.13 with venv; found:${seen:- none}"
+    python=$chosen
     machine=$("$python" -c 'import platform; print(platform.machine())')
     [ "$machine" = "$(cat "$here/ARCH")" ] || fail "this file is for $(cat "$here/ARCH"), and this host is $machine"
 }
@@ -146,8 +147,8 @@ make_version() {
     PIP_CONFIG_FILE=/dev/null PYTHONPATH=$(echo "$here"/wheels/pip-*.whl) "$goal/bin/python" -m pip install --quiet \
         --isolated --no-index --no-cache-dir --no-deps --require-hashes --disable-pip-version-check --find-links "$here/wheels" \
         --requirement "$here/requirements/$side.txt" || fail "pip could not install $version; the old version stays in use"
-    mkdir "$goal/share" # a rollback puts back the units and documents that belong to the version
-    cp -R "$here/systemd" "$here/doc" "$here/sbom.cdx.json" "$goal/share/"
+    mkdir -p "$goal/share/checkvalve" # a rollback puts back the units and documents that belong to the version
+    cp -R "$here/systemd" "$here/doc" "$here/sbom.cdx.json" "$goal/share/checkvalve/"
     cp "$here/SHA256SUMS" "$goal/.contents"
     sums_of "$goal" >"$goal/.complete.new"
     sync -f "$goal" 2>/dev/null || sync
@@ -292,7 +293,7 @@ do_rollback() {
     if [ -n "$dry" ]; then say "would go back from $before to ${goal##*/}"; return; fi
     changed=yes
     hold_second
-    put_files "$opt/$side/$goal/share"
+    put_files "$opt/$side/$goal/share/checkvalve"
     point "$opt/$side/previous" "versions/$before"
     point "$opt/$side/current" "$goal"
     restart
