@@ -87,6 +87,7 @@ def site(
 ) -> Site:
     """checkvalve installed and at work on both."""
     made = Site(*bare, oneway, run_file, tmp_path_factory.mktemp("images"))
+    made.prepare()
     made.install()
     say("installed on both, without a network")
     made.configure()

@@ -12,13 +12,18 @@ from oci.descriptor import OCI_MANIFEST
 from tests.lab.oneway import HIGH, OneWay
 from tests.lab.world import until
 from tests.oci_layout.images import CONFIG, LAYER, Image, as_json, layer_tar, layout_files, write_files
-from tests.support.content import some_bytes
+from tests.support.content import digest_of, some_bytes
 from tests.systemd.machine import Machine
 
 SENDER: Final = "/opt/checkvalve/bin/checkvalve-sender"
 RECEIVER: Final = "/opt/checkvalve/bin/checkvalve-receiver"
 RATE: Final = 200_000_000
 PORT: Final = 4433
+_REGISTRY_YAML: Final = """\
+version: 0.1
+storage: {filesystem: {rootdirectory: /var/lib/docker-registry}}
+http: {addr: '127.0.0.1:5000'}
+"""
 _SENDER_YAML: Final = f"""\
 state: /var/lib/checkvalve-sender
 images: images.yaml
@@ -51,6 +56,12 @@ class Site:
         self._run_file = run_file
         self._pushed = 0
 
+    def prepare(self) -> None:
+        """Let low have a registry, without the login that Debian asks for, and high none of its own."""
+        self.low.write("/etc/docker/registry/config.yml", _REGISTRY_YAML)
+        self.low.systemctl("restart", "docker-registry")
+        self.high.systemctl("disable", "--now", "docker-registry")
+
     def install(self) -> None:
         """Install both from the file, each on a machine that reaches nobody, and exchange the keys."""
         for machine, side in ((self.low, "sender"), (self.high, "receiver")):
@@ -77,8 +88,10 @@ class Site:
         self._pushed += 1
         tag = f"v{self._pushed}"
         image = Image()
-        config = image.add_blob(CONFIG, json.dumps({"architecture": "amd64", "os": "linux", "tag": tag}).encode())
-        layer = image.add_blob(LAYER, layer_tar("data", some_bytes(size, 1_000 + self._pushed)))
+        data = layer_tar("data", some_bytes(size, 1_000 + self._pushed))
+        rootfs = {"type": "layers", "diff_ids": [digest_of(data)]}
+        document = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}
+        config, layer = image.add_blob(CONFIG, json.dumps(document).encode()), image.add_blob(LAYER, data)
         image.add_manifest(
             {
                 "schemaVersion": 2,
@@ -114,7 +127,11 @@ class Site:
     def wait_for(self, tag: str, image: Image, within: float = 60.0) -> float:
         """Wait until high has it; return the seconds that took."""
         began = time.monotonic()
-        until(lambda: self.has(tag, image), within, f"{tag} is in the registry of high; {self.states()}")
+        try:
+            until(lambda: self.has(tag, image), within, f"{tag} is in the registry of high")
+        except AssertionError as error:
+            logs = [*self.low.journal("checkvalve-*")[-25:], *self.high.journal("checkvalve-*")[-25:]]
+            raise AssertionError("\n".join([f"{error}; {self.states()}", *logs])) from None
         return time.monotonic() - began
 
     def states(self) -> str:
@@ -144,4 +161,4 @@ class Site:
         ]
         argv = [*prefix, "skopeo", "--insecure-policy", verb, *options, source, target]
         done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr}"
+        assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr}\n{self.low.journal('docker-registry')[-12:]}"
