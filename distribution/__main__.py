@@ -9,7 +9,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from distribution.bundle import make_bundle
+from distribution.bundle import make_bundle, release_key
 from distribution.deb import write_debs
 from distribution.project import ARCHITECTURES, ROOT, SIDES, BuildError, Project
 from distribution.runfile import write_runfile
@@ -38,6 +38,11 @@ def main() -> int:
                 fill(Path(folder) / "both")
                 write_runfile(project, Path(folder) / "both", goal)
                 made = [goal]
+            for path in made:  # over the whole file: it is checked before anything of it runs
+                signature = path.with_name(f"{path.name}.sig")
+                signature.unlink(missing_ok=True)
+                if key:
+                    signature.write_bytes(release_key(Path(key)).sign(path.read_bytes()))
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

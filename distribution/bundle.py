@@ -46,14 +46,15 @@ def make_bundle(
     sums = "".join(f"{_sha256(folder / name)}  {name}\n" for name in files).encode()
     (folder / "SHA256SUMS").write_bytes(sums)
     if key is not None:
-        (folder / "SHA256SUMS.sig").write_bytes(_release_key(key).sign(sums))
+        (folder / "SHA256SUMS.sig").write_bytes(release_key(key).sign(sums))
 
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _release_key(path: Path) -> Ed25519PrivateKey:
+def release_key(path: Path) -> Ed25519PrivateKey:
+    """Return the key at *path*; BuildError if that is no unencrypted Ed25519 key."""
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:

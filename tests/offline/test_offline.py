@@ -87,6 +87,12 @@ def test_upgrade_keeps_state_rollback_returns_and_downgrade_is_refused(
     assert not settings.exists()
 
 
+def signed_by(key: Path, file: Path) -> bool:
+    """As OPERATIONS.md says it, before anything of the file runs."""
+    command = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", key, "-rawin", "-in", file, "-sigfile"]
+    return subprocess.run([*command, f"{file}.sig"], capture_output=True).returncode == 0
+
+
 def extract(file: Path, folder: Path) -> Path:
     assert run(file, "--extract", folder).returncode == 0
     return folder / "install.sh"
@@ -117,6 +123,8 @@ def test_signatures_of_another_key_and_missing_ones_are_refused(
     bare: Path, tmp_path: Path, keys: tuple[Path, Path], old_and_new: tuple[Path, Path]
 ) -> None:
     _, stranger = key_pair(tmp_path, "stranger")
+    assert signed_by(keys[1], old_and_new[1])
+    assert not signed_by(stranger, old_and_new[1])
     done = run(old_and_new[1], "install", "--side", "sender", "--root", bare, "--verify-key", stranger)
     assert (done.returncode, "do not install" in done.stderr) == (1, True)
     unsigned = build(tmp_path, "0.1.0", None)
@@ -172,6 +180,7 @@ def test_debian_packages_hold_their_sides_code_only_and_the_same_installer(
     for side, other in (("sender", "receiver"), ("receiver", "sender")):
         package = tmp_path / f"checkvalve-{side}_0.1.0_amd64.deb"
         unpacked = tmp_path / side
+        assert signed_by(keys[1], package)
         subprocess.run(["dpkg-deb", "--raw-extract", package, unpacked], check=True)
         assert "Depends: python3 (>= 3.11), python3 (<< 3.14~)" in (unpacked / "DEBIAN/control").read_text()
         assert not list(unpacked.rglob(f"checkvalve_{other}-*"))
