@@ -45,6 +45,12 @@ def test_a_side_has_only_its_own_code_and_a_second_run_changes_nothing(
     assert (bare / f"opt/checkvalve/bin/checkvalve-{side}").stat().st_mode & 0o777 == 0o755
     assert (bare / f"etc/systemd/system/checkvalve-{side}.target").exists()
     assert (bare / "etc/checkvalve/keys").stat().st_mode & 0o777 == 0o755
+    helped = subprocess.run(
+        [bare / f"opt/checkvalve/{side}/current/bin/python", "-I", "-m", side, "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert f"Usage: checkvalve-{side} " in helped.stdout
     before = tree(bare)
     again = run(old_and_new[1], *arguments)
     assert again.returncode == 0, again.stderr
