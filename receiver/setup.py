@@ -81,7 +81,7 @@ publish:                           # to a registry, into an OCI image layout, or
 #   shrink_images: 3               # if these are at least so many, or all. `retention: {{}}` keeps everything
 
 # logs:
-#   format: auto                   # console on a terminal, json elsewhere
+#   format: auto                   # console on a terminal and under systemd, else json
 #   level: info                    # debug, info, warning or error
 """
 

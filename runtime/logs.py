@@ -1,4 +1,4 @@
-"""Logging set-up: structlog to stderr, console for people, JSON for programs, priorities for journald.
+"""Logging set-up: structlog to stderr, console for people and journald, JSON for programs.
 
 One event per thing that happened. Values under names of secrets are dropped before anything is rendered, and
 tracebacks never show local variables. Refuses to know what is logged.
@@ -27,14 +27,14 @@ _DEPTH_MAX = 4
 def configure(format: Format = "auto", level: str = "info", *, stream: TextIO | None = None) -> None:
     """Send every event, of structlog and of the standard library, to stderr (or ``stream``).
 
-    ``auto`` is console on a terminal and JSON elsewhere. Under systemd lines carry ``<N>`` and no time, as
-    journald keeps its own. ``level`` is debug, info, warning, error or critical.
+    ``auto`` is console on a terminal and under systemd, where people read the journal, and JSON elsewhere. Under
+    systemd lines carry ``<N>`` and no time, as journald keeps its own. ``level`` is debug, info, warning, error or critical.
     """
     out = sys.stderr if stream is None else stream
     number = logging.getLevelNamesMapping()[level.upper()]
     on_terminal = out.isatty()
-    console = format == "console" or (format == "auto" and on_terminal)
     journal = to_journal(out)
+    console = format == "console" or (format == "auto" and (on_terminal or journal))
     processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

@@ -93,7 +93,7 @@ link:
 #   secret_file: keys/webhook.secret   # one line, not for everyone to read
 
 # logs:
-#   format: auto                   # console on a terminal, json elsewhere
+#   format: auto                   # console on a terminal and under systemd, else json
 #   level: info                    # debug, info, warning or error
 """
 

@@ -63,10 +63,10 @@ def test_journald_gets_priorities_and_no_time(tmp_path: Path, monkeypatch: pytes
     with (tmp_path / "journal").open("w+") as out:
         status = os.fstat(out.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
-        logs.configure(stream=out)
+        logs.configure("json", stream=out)
         structlog.get_logger().info("a")
         structlog.get_logger().error("b")
-        logs.configure("console", stream=out)
+        logs.configure(stream=out)
         try:
             raise ValueError("boom")
         except ValueError:
@@ -77,6 +77,7 @@ def test_journald_gets_priorities_and_no_time(tmp_path: Path, monkeypatch: pytes
     assert lines[1].startswith("<3>{")
     assert "timestamp" not in lines[0]
     assert len(lines) > 3
+    assert "] c" in lines[2]  # for people to read
     assert all(line.startswith("<3>") for line in lines[1:])
     assert "ValueError: boom" in lines[-1]
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.lab.oneway import OneWay
+from tests.lab.world import missing_programs
 from tests.systemd import machine, tree
 from tests.systemd.machine import Machine
-from tests.systemd.site import Site
+from tests.systemd.site import Site, set_up
 
-ROOT = Path(__file__).parents[2]
 Say = Callable[[str], None]
 
 
@@ -64,32 +61,11 @@ def bare(debian: Path, oneway: OneWay, say: Say) -> Iterator[tuple[Machine, Mach
 
 
 @pytest.fixture(scope="session")
-def run_file(tmp_path_factory: pytest.TempPathFactory, say: Say) -> Path:
-    """The offline file of this tree."""
-    folder = tmp_path_factory.mktemp("dist")
-    argv = [sys.executable, "-m", "distribution", "--arch", platform.machine(), "--output", str(folder)]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode and "wheels for Python" in done.stderr:
-        pytest.skip(f"no offline file: {done.stderr.strip()}")
-    assert done.returncode == 0, done.stderr
-    path = Path(done.stdout.strip())
-    say(f"{path.name}, {path.stat().st_size / 1e6:.0f} MB")
-    return path
-
-
-@pytest.fixture(scope="session")
 def site(
-    bare: tuple[Machine, Machine],
-    oneway: OneWay,
-    run_file: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    say: Say,
-) -> Site:
-    """checkvalve installed and at work on both."""
-    made = Site(*bare, oneway, run_file, tmp_path_factory.mktemp("images"))
-    made.prepare()
-    made.install()
-    say("installed on both, without a network")
-    made.configure()
-    say("all services started")
-    return made
+    bare: tuple[Machine, Machine], oneway: OneWay, say: Say, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """Both systems with checkvalve installed from the offline file, enabled and running."""
+    if reason := missing_programs():
+        pytest.skip(reason)
+    yield set_up(oneway, *bare, tmp_path_factory.mktemp("booted"), say)
+    assert oneway.counts().high_sent == 0  # whatever was done here

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -97,9 +98,8 @@ class Machine:
     def power_off(self) -> None:
         """End it as a power cut does: nothing in it learns of it."""
         if self._process is not None:
-            if self._init:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self._init, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._init or self._process.pid, signal.SIGKILL)
             self._ended()
 
     def run(self, *argv: str | Path, stdin: str | None = None, timeout_s: float = 60.0, check: bool = True) -> str:
@@ -140,6 +140,10 @@ class Machine:
         """Return the pid that the unit's main process has in it; 0 when there is none."""
         return int(self.show(unit).get("MainPID", "0"))
 
+    def signal(self, name: str, pid: int) -> None:
+        """Send a signal, such as KILL, to a process of it."""
+        self.run("sh", "-c", f"kill -{name} {pid}")
+
     def cursor(self) -> str:
         """Return a place in its journal, for ``journal``."""
         return self.run("journalctl", "--quiet", "-n", "0", "--show-cursor").split("cursor: ")[1].strip()
@@ -151,13 +155,17 @@ class Machine:
         argv += [f"--after-cursor={after}"] if after else []
         return self.run(*argv).splitlines()
 
-    def write(self, path: str, text: str, mode: int = 0o644) -> None:
-        """Write a file of its root in one step, as an editor does."""
+    def write(self, path: str, text: str) -> None:
+        """Write a file of its root in one step, as an editor does: its owner and mode stay as they were."""
         place = self.root / path.lstrip("/")
         place.parent.mkdir(parents=True, exist_ok=True)
         new = place.with_name(place.name + ".new")
         new.write_text(text)
-        new.chmod(mode)
+        new.chmod(0o644)
+        if place.exists():
+            had = place.stat()
+            os.chown(new, had.st_uid, had.st_gid)
+            new.chmod(had.st_mode & 0o7777)
         new.replace(place)
 
     def read(self, path: str) -> str:
@@ -175,7 +183,11 @@ class Machine:
     def _find_init(self) -> bool:
         assert self._process is not None
         assert self._process.code is None, self._process.describe("ended while it booted")
-        self._init = next(iter(children(self._process.pid)), 0)
+        for pid in children(self._process.pid):  # a child that only makes the namespaces comes before it
+            with contextlib.suppress(OSError):
+                status = Path(f"/proc/{pid}/status").read_text()
+                if re.search(r"^Name:\tsystemd$", status, re.M) and re.search(r"^NSpid:.*\t1$", status, re.M):
+                    self._init = pid
         return bool(self._init)
 
     def _is_up(self) -> bool:

@@ -1,167 +1,194 @@
-"""checkvalve on both machines, installed from the offline file, its settings written and its services enabled."""
+"""checkvalve on both systems, as an operator brings it there: the offline file, settings, keys, units.
+
+Everything is done in the booted systems with the installed commands; only files are carried between them by hand.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import subprocess
-import time
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from oci.descriptor import OCI_MANIFEST
+import pytest
+
+from oci.layout import Layout
+from receiver.journal import ReceiverJournal
+from runtime.errors import UserError
 from tests.lab.oneway import HIGH, OneWay
-from tests.lab.world import until
-from tests.oci_layout.images import CONFIG, LAYER, Image, as_json, layer_tar, layout_files, write_files
-from tests.support.content import digest_of, some_bytes
+from tests.lab.world import PORT, UPSTREAM, Registries, until
+from tests.support.images import random_image
+from tests.support.processes import ProcessFailed, run
 from tests.systemd.machine import Machine
+from tests.systemd.tree import cache
 
-SENDER: Final = "/opt/checkvalve/bin/checkvalve-sender"
-RECEIVER: Final = "/opt/checkvalve/bin/checkvalve-receiver"
-RATE: Final = 200_000_000
-PORT: Final = 4433
-_REGISTRY_YAML: Final = """\
+RATE: Final = "200Mbit"
+SENDER: Final = ("checkvalve-fetch", "checkvalve-transmit")
+RECEIVER: Final = ("checkvalve-capture", "checkvalve-publish")
+_REGISTRY: Final = """\
 version: 0.1
-storage: {filesystem: {rootdirectory: /var/lib/docker-registry}}
-http: {addr: '127.0.0.1:5000'}
+log: {level: error}
+storage:
+  filesystem: {rootdirectory: /var/lib/docker-registry}
+http: {addr: "127.0.0.1:5000"}
 """
-_SENDER_YAML: Final = f"""\
-state: /var/lib/checkvalve-sender
-images: images.yaml
-lock: /var/lib/checkvalve-sender/images.lock
-signing_key: keys/sender.pem
-receivers: [keys/receiver.pub]
-link: {{to: '{HIGH}:{PORT}', rate: {RATE}, interface: lowtx}}
-fetch: {{registries: {{'127.0.0.1:5000': {{plain_http: true, requests: 200/s}}}}, settle: 0.2s}}
-"""
-_RECEIVER_YAML: Final = f"""\
-state: /var/lib/checkvalve-receiver
-hpke_key: keys/receiver.pem
-senders: [keys/sender.pub]
-listen: {{on: '{HIGH}:{PORT}', receive_buffer: 64MiB}}
-publish: {{layout: /var/lib/checkvalve-receiver/published, serve: {{on: '127.0.0.1:5001'}}}}
-"""
-_IMAGES_YAML: Final = """\
-rename: [{from: '127.0.0.1:5000/', to: hub.internal/}]
+_INTENT: Final = """\
+defaults: {interval: 1s}
 images:
-  - {image: '127.0.0.1:5000/app', tags: {regex: '.*'}, follow: digest, interval: 1s}
+  - {image: docker.io/library/mirrored, tags: {regex: ".*"}}
 """
+_SENDER: Final = {
+    "repeats": {"release_every": "1s", "carousel": "5s"},
+    "fetch": {"interval": "1s", "registries": {"docker.io": {"location": UPSTREAM, "plain_http": True}}},
+}
 
 
+def offline_file(into: Path) -> Path:
+    """Build what ``make dist`` makes, from this tree; wheels that an earlier run downloaded are used again."""
+    wheels = cache() / "wheels"
+    argv = ["-m", "distribution", "--arch", platform.machine(), "--output", str(into), "--cache", str(wheels)]
+    try:
+        run([sys.executable, *argv], timeout_s=900)
+    except ProcessFailed as error:
+        if "wheels for Python" in str(error):
+            pytest.skip(f"the wheels cannot be had: {error}")
+        raise
+    (made,) = into.glob("*.run")
+    return made
+
+
+@dataclass
 class Site:
-    """Both sides. Images are pushed into the registry of low, and looked for in that of high."""
+    """Both systems with their services enabled."""
 
-    def __init__(self, low: Machine, high: Machine, lab: OneWay, run_file: Path, folder: Path) -> None:
-        self.low, self.high, self.lab = low, high, lab
-        self._folder = folder
-        self._run_file = run_file
-        self._pushed = 0
-        self._seen = ""  # what the last look for an image said
+    lab: OneWay
+    low: Machine
+    high: Machine
+    registries: Registries
+    folder: Path
+    file: Path
 
-    def prepare(self) -> None:
-        """Let low have a registry, without the login that Debian asks for, and high none of its own."""
-        self.low.write("/etc/docker/registry/config.yml", _REGISTRY_YAML)
-        self.low.systemctl("restart", "docker-registry")
-        self.high.systemctl("disable", "--now", "docker-registry")
+    def machine(self, unit: str) -> Machine:
+        """Return the system that a unit belongs to."""
+        return self.low if unit.startswith(SENDER) else self.high
 
-    def install(self) -> None:
-        """Install both from the file, each on a machine that reaches nobody, and exchange the keys."""
-        for machine, side in ((self.low, "sender"), (self.high, "receiver")):
-            place = machine.root / "root" / self._run_file.name
-            place.write_bytes(self._run_file.read_bytes())
-            said = machine.run("sh", f"/root/{place.name}", "install", "--side", side, timeout_s=240)
-            assert f"checkvalve {side} " in said, said
-        keys = "/etc/checkvalve/keys"
-        self.low.write(f"{keys}/receiver.pub", self.high.read(f"{keys}/receiver.pub"))
-        self.high.write(f"{keys}/sender.pub", self.low.read(f"{keys}/sender.pub"))
+    def install_again(self, side: str) -> str:
+        """Install what is installed already; see ``install``."""
+        return install(self.low if side == "sender" else self.high, side, self.file)
 
-    def configure(self) -> None:
-        """Write the settings, have the units adapted to them, enable and start everything."""
-        self.low.write("/etc/checkvalve/sender.yaml", _SENDER_YAML)
-        self.low.write("/etc/checkvalve/images.yaml", _IMAGES_YAML)
-        self.high.write("/etc/checkvalve/receiver.yaml", _RECEIVER_YAML)
-        for machine, program, side in ((self.high, RECEIVER, "receiver"), (self.low, SENDER, "sender")):
-            machine.run(program, "units", "--write")
-            machine.systemctl("daemon-reload")
-            machine.systemctl("enable", "--now", f"checkvalve-{side}.target")
+    async def push(self, tag: str, size: int, seed: int) -> str:
+        """Let an image appear in the low side's registry; return its digest."""
+        layout = Layout(self.folder / "layout")
+        await random_image(layout, "library/mirrored", tag, [size], seed=seed)
+        return self.registries.upload(layout.root, "library/mirrored", tag)
 
-    def push(self, size: int = 500_000) -> tuple[str, Image]:
-        """Let a new image appear in the registry of low; return its tag and what it is."""
-        self._pushed += 1
-        tag = f"v{self._pushed}"
-        image = Image()
-        data = layer_tar("data", some_bytes(size, 1_000 + self._pushed))
-        rootfs = {"type": "layers", "diff_ids": [digest_of(data)]}
-        document = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}
-        config, layer = image.add_blob(CONFIG, json.dumps(document).encode()), image.add_blob(LAYER, data)
-        image.add_manifest(
-            {
-                "schemaVersion": 2,
-                "mediaType": OCI_MANIFEST,
-                "config": as_json(config),
-                "layers": [as_json(layer)],
-            }
-        )
-        place = write_files(self._folder / tag, layout_files(image))
-        self._skopeo(self.lab.in_low(), "copy", f"oci:{place}:latest", f"docker://127.0.0.1:5000/app:{tag}")
-        return tag, image
+    def arrived(self, tag: str, digest: str) -> bool:
+        """Whether a tag is in the high side's registry."""
+        return self.registries.tagged("internal/docker.io/library/mirrored", tag) == digest
 
-    def has(self, tag: str, image: Image) -> bool:
-        """Whether the registry of high has *tag*, and it leads to *image*."""
-        name = f"docker://127.0.0.1:5001/internal/hub.internal/app:{tag}"
-        done = subprocess.run(
-            [*self.lab.in_high(), "skopeo", "inspect", "--tls-verify=false", "--raw", name],
-            capture_output=True,
-            check=False,
-            timeout=60,
-        )
-        self._seen = done.stderr.decode(errors="replace")
-        return done.returncode == 0 and done.stdout == image.root.raw
+    def wait(self, tag: str, digest: str, seconds: float = 45) -> None:
+        """Wait until a tag is in the high side's registry."""
+        until(lambda: self.arrived(tag, digest), seconds, f"mirrored:{tag} is in the high side's registry")
 
-    def pull(self, tag: str, image: Image) -> None:
-        """Pull *tag* on the high side and compare every blob."""
-        place = self._folder / f"pulled-{tag}"
-        name = f"docker://127.0.0.1:5001/internal/hub.internal/app:{tag}"
-        self._skopeo(self.lab.in_high(), "copy", name, f"dir:{place}")
-        for digest, data in image.all_files().items():
-            if digest != image.root.descriptor.digest:
-                assert (place / digest.partition(":")[2]).read_bytes() == data
-
-    def wait_for(self, tag: str, image: Image, within: float = 60.0) -> float:
-        """Wait until high has it; return the seconds that took."""
-        began = time.monotonic()
+    def under_way(self) -> int:
+        """Return how many bytes of unfinished objects the receiver has on disk."""
         try:
-            until(lambda: self.has(tag, image), within, f"{tag} is in the registry of high")
-        except AssertionError as error:
-            logs = [*self.low.journal("checkvalve-*")[-25:], *self.high.journal("checkvalve-*")[-25:]]
-            raise AssertionError("\n".join([f"{error}: {self._seen}; {self.states()}", *logs])) from None
-        return time.monotonic() - began
+            journal = ReceiverJournal(self.high.root / "var/lib/checkvalve-receiver/journal.sqlite", read_only=True)
+        except UserError:  # it is being made
+            return 0
+        with contextlib.closing(journal):
+            return sum(done for _, done, _ in journal.partials())
 
-    def states(self) -> str:
-        """What systemctl shows of all services, for a failure."""
-        units = {self.low: ("fetch", "transmit"), self.high: ("capture", "publish")}
-        lines = []
-        for machine, names in units.items():
-            for name in names:
-                shown = machine.show(f"checkvalve-{name}.service")
-                lines.append(f"{name}: {shown.get('ActiveState')} {shown.get('Result')}: {shown.get('StatusText')}")
-        return "; ".join(lines)
+    def counters(self) -> dict[str, int]:
+        """Return the receiver's counters since ever, with what the kernel dropped at the diode's sockets."""
+        journal = ReceiverJournal(self.high.root / "var/lib/checkvalve-receiver/journal.sqlite", read_only=True)
+        with contextlib.closing(journal):
+            return journal.counters()
 
-    def status(self) -> dict[str, Any]:
-        """``checkvalve-receiver status --json``, as the service's user."""
-        said = self.high.run("runuser", "-u", "checkvalve-receiver", "--", RECEIVER, "status", "--json", check=False)
-        return dict(json.loads(said))
+    def kernel_drops(self) -> int:
+        """Return how many datagrams found no room in the buffer of the diode's socket (proc(5): the last field)."""
+        port = f":{PORT:04X}"
+        rows = [line.split() for line in self.high.run("cat", "/proc/net/udp").splitlines()[1:]]
+        return sum(int(row[-1]) for row in rows if row[1].endswith(port))
 
-    def on_wire(self) -> bool:
-        """Whether content leaves low at this moment."""
-        return "object" not in self.low.show("checkvalve-transmit.service").get("StatusText", "") and bool(
-            self.status()["link"]["objects"]
+    def status(self, side: str) -> dict[str, Any]:
+        """Return what ``status --json`` says."""
+        machine = self.low if side == "sender" else self.high
+        return dict(
+            json.loads(machine.run(f"/opt/checkvalve/bin/checkvalve-{side}", "status", "--json", check=False))
         )
 
-    def _skopeo(self, prefix: list[str], verb: str, source: str, target: str) -> None:
-        options = [
-            f"--{side}-tls-verify=false" for side, name in (("src", source), ("dest", target)) if "docker:" in name
-        ]
-        options.append("--preserve-digests")
-        argv = [*prefix, "skopeo", "--insecure-policy", verb, *options, source, target]
-        done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr}\n{self.low.journal('docker-registry')[-12:]}"
+    def until_active(self, unit: str, seconds: float = 30) -> None:
+        """Wait until a service is ready."""
+        machine = self.machine(unit)
+        until(lambda: machine.show(unit)["ActiveState"] == "active", seconds, f"{unit} is active", every=0.2)
+
+
+def edit(machine: Machine, path: str, changes: Mapping[str, str]) -> None:
+    """Change a file of a system, each text to another one that must be there, as a person does."""
+    text = machine.read(path)
+    for old, new in changes.items():
+        assert text.count(old) == 1, f"{path} has {old!r} {text.count(old)} times"
+        text = text.replace(old, new)
+    machine.write(path, text)
+
+
+def set_up(lab: OneWay, low: Machine, high: Machine, folder: Path, say: Callable[[str], None]) -> Site:
+    """From two bare systems to services that are enabled and run."""
+    file = offline_file(folder)
+    for machine, side in ((low, "sender"), (high, "receiver")):
+        prepare_registry(machine)
+        install(machine, side, file)
+        say(f"{side} is installed from {file.name} ({file.stat().st_size >> 20} MiB)")
+    for source, target, name in ((high, low, "receiver"), (low, high, "sender")):
+        key = f"/etc/checkvalve/keys/{name}.pub"
+        target.write(key, source.read(key))
+    edit(low, "/etc/checkvalve/sender.yaml", {"192.0.2.10:4433": f"{HIGH}:{PORT}", "rate: 1Gbit ": f"rate: {RATE} "})
+    low.write("/etc/checkvalve/sender.yaml", low.read("/etc/checkvalve/sender.yaml") + as_yaml(_SENDER))
+    edit(
+        high,
+        "/etc/checkvalve/receiver.yaml",
+        {
+            "  layout: /var/lib/checkvalve-receiver/published ": "  registry: {url: 'http://127.0.0.1:5000'} ",
+            "  serve:\n": "",
+            '    on: "127.0.0.1:5000" ': "  # ",
+        },
+    )
+    for machine, side in ((low, "sender"), (high, "receiver")):
+        machine.run(f"/opt/checkvalve/bin/checkvalve-{side}", "check")
+        machine.run(f"/opt/checkvalve/bin/checkvalve-{side}", "units", "--write")
+        machine.systemctl("daemon-reload")
+    low.write("/etc/checkvalve/images.yaml", _INTENT)  # `check` would miss the images that are to appear
+    high.systemctl("enable", "--now", "checkvalve-receiver.target")
+    low.systemctl("enable", "--now", "checkvalve-sender.target")
+    registries = Registries(lab, folder, high.root / "var/lib/docker-registry")
+    site = Site(lab, low, high, registries, folder, file)
+    for unit in (*RECEIVER, *SENDER):
+        site.until_active(unit)
+    say("all four services are active")
+    return site
+
+
+def as_yaml(sections: Mapping[str, object]) -> str:
+    """Return top-level sections in YAML's flow style."""
+    return "".join(f"\n{name}: {json.dumps(value)}" for name, value in sections.items()) + "\n"
+
+
+def install(machine: Machine, side: str, file: Path) -> str:
+    """Install one side from the offline file; return what the installer said."""
+    place = machine.root / "var/tmp" / file.name
+    shutil.copyfile(file, place)
+    said = machine.run("sh", f"/var/tmp/{file.name}", "install", "--side", side, timeout_s=180)
+    place.unlink()
+    return said
+
+
+def prepare_registry(machine: Machine) -> None:
+    """Let Debian's docker-registry listen for this host alone, without the logins that it asks for by default."""
+    machine.write("/etc/docker/registry/config.yml", _REGISTRY)
+    machine.systemctl("restart", "docker-registry")
