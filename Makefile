@@ -56,7 +56,7 @@ deb: venv ## Debian packages of both sides, from the same tree (ARCH=aarch64, RE
 
 lock: ## renew versions and hashes in requirements/*.txt; needs uv (https://docs.astral.sh/uv/)
 	@command -v uv >/dev/null || { echo "error: uv is not installed; see https://docs.astral.sh/uv/" >&2; exit 1; }
-	@for name in runtime keyless dev bench dist; do \
+	@for name in runtime keyless dev bench dist sbom; do \
 	  (cd requirements && uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-strip-extras \
 	    --no-annotate --no-header $$name.in --output-file $$name.txt) || exit 1; done
 

@@ -6,11 +6,12 @@ import argparse
 import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
-from distribution.bundle import make_bundle
+from distribution.bundle import make_bundle, release_key
 from distribution.deb import write_debs
-from distribution.project import ARCHITECTURES, ROOT, BuildError, Project
+from distribution.project import ARCHITECTURES, ROOT, SIDES, BuildError, Project
 from distribution.runfile import write_runfile
 
 
@@ -28,12 +29,20 @@ def main() -> int:
         project = Project.read(version=given.version)
         goal = given.output / f"checkvalve-{project.version}-{given.arch}.run"
         with tempfile.TemporaryDirectory() as folder:
-            make_bundle(project, given.arch, given.cache, Path(key) if key else None, Path(folder))
+            fill = partial(make_bundle, project, given.arch, given.cache, Path(key) if key else None)
             if given.deb:
+                for side in SIDES:
+                    fill(Path(folder) / side, (side,))
                 made = write_debs(project, Path(folder), given.arch, given.output)
             else:
-                write_runfile(project, Path(folder), goal)
+                fill(Path(folder) / "both")
+                write_runfile(project, Path(folder) / "both", goal)
                 made = [goal]
+            for path in made:  # over the whole file: it is checked before anything of it runs
+                signature = path.with_name(f"{path.name}.sig")
+                signature.unlink(missing_ok=True)
+                if key:
+                    signature.write_bytes(release_key(Path(key)).sign(path.read_bytes()))
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -18,16 +18,18 @@ from distribution.wheel import build_wheel
 _HERE = Path(__file__).parent
 
 
-def make_bundle(project: Project, arch: str, cache: Path, key: Path | None, folder: Path) -> None:
-    """Fill the empty *folder*. Without *key* there is no SHA256SUMS.sig."""
+def make_bundle(
+    project: Project, arch: str, cache: Path, key: Path | None, folder: Path, sides: tuple[str, ...] = SIDES
+) -> None:
+    """Fill *folder*, making it, with our code of *sides* only. Without *key* there is no SHA256SUMS.sig."""
     runtime = read_lock(project.root / "requirements/runtime.txt")
     tools = read_lock(project.root / "requirements/dist.txt")
     wheels = folder / "wheels"
-    wheels.mkdir()
+    wheels.mkdir(parents=True)
     for wheel in wheels_for((*runtime, *tools), arch, cache):
         shutil.copyfile(wheel, wheels / wheel.name)
     (folder / "requirements").mkdir()
-    for side in SIDES:
+    for side in sides:
         own = build_wheel(project, side, runtime, wheels)
         pinned = f"checkvalve-{side}=={project.version} --hash=sha256:{_sha256(own)}"
         lines = [*(one.requirement() for one in runtime), pinned]
@@ -44,14 +46,15 @@ def make_bundle(project: Project, arch: str, cache: Path, key: Path | None, fold
     sums = "".join(f"{_sha256(folder / name)}  {name}\n" for name in files).encode()
     (folder / "SHA256SUMS").write_bytes(sums)
     if key is not None:
-        (folder / "SHA256SUMS.sig").write_bytes(_release_key(key).sign(sums))
+        (folder / "SHA256SUMS.sig").write_bytes(release_key(key).sign(sums))
 
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _release_key(path: Path) -> Ed25519PrivateKey:
+def release_key(path: Path) -> Ed25519PrivateKey:
+    """Return the key at *path*; BuildError if that is no unencrypted Ed25519 key."""
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:

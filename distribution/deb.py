@@ -1,4 +1,4 @@
-"""Debian packages, one for each side: the same folder, put in place by the same installer."""
+"""Debian packages, one for each side, with its code only: the same folder, put in place by the same installer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ fi
 
 
 def write_debs(project: Project, folder: Path, arch: str, goal: Path) -> list[Path]:
-    """Write ``checkvalve-SIDE_VERSION_ARCH.deb`` of both sides into *goal*; BuildError if dpkg-deb is not here."""
+    """Write ``checkvalve-SIDE_VERSION_ARCH.deb`` of both sides into *goal*, each from *folder*'s folder of its name.
+
+    BuildError if dpkg-deb is not here.
+    """
     if shutil.which("dpkg-deb") is None:
         raise BuildError("dpkg-deb is not here; on Debian it is in the package dpkg")
     goal.mkdir(parents=True, exist_ok=True)
@@ -65,7 +68,7 @@ def _package(project: Project, folder: Path, arch: str, side: str, goal: Path) -
     path = goal / f"checkvalve-{side}_{values['version']}_{values['arch']}.deb"
     with tempfile.TemporaryDirectory() as place:
         tree = Path(place) / "tree"
-        shutil.copytree(folder, tree / "usr/share/checkvalve" / side)
+        shutil.copytree(folder / side, tree / "usr/share/checkvalve" / side)
         (tree / "DEBIAN").mkdir()
         (tree / "DEBIAN/control").write_text(_CONTROL.format(**values))
         for name, text in (("postinst", _POSTINST), ("prerm", _PRERM), ("postrm", _POSTRM)):

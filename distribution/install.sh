@@ -98,7 +98,7 @@ minor_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/
 
 # A python that has no venv module or no 64-bit platform of ours is passed over, and named if nothing else is found.
 find_python() {
-    seen=
+    seen= chosen=
     for candidate in ${python:-python3.13 python3.12 python3.11 python3}; do
         path=$(command -v "$candidate" 2>/dev/null) || continue
         minor=$(minor_of "$path") || continue
@@ -107,11 +107,12 @@ find_python() {
             *) seen="$seen $path is $minor;"; continue ;;
         esac
         "$path" -c 'import venv, ssl, sqlite3' 2>/dev/null || { seen="$seen $path lacks venv, ssl or sqlite3;"; continue; }
-        python=$path
+        chosen=$path
         break
     done
-    [ -n "${minor:-}" ] && [ -x "${path:-}" ] && [ "$python" = "$path" ] ||
+    [ -n "$chosen" ] ||
         fail "unsupported Python on this host: need 3.11, 3.12 or 3.13 with venv; found:${seen:- none}"
+    python=$chosen
     machine=$("$python" -c 'import platform; print(platform.machine())')
     [ "$machine" = "$(cat "$here/ARCH")" ] || fail "this file is for $(cat "$here/ARCH"), and this host is $machine"
 }
@@ -146,6 +147,8 @@ make_version() {
     PIP_CONFIG_FILE=/dev/null PYTHONPATH=$(echo "$here"/wheels/pip-*.whl) "$goal/bin/python" -m pip install --quiet \
         --isolated --no-index --no-cache-dir --no-deps --require-hashes --disable-pip-version-check --find-links "$here/wheels" \
         --requirement "$here/requirements/$side.txt" || fail "pip could not install $version; the old version stays in use"
+    mkdir -p "$goal/share/checkvalve" # a rollback puts back the units and documents that belong to the version
+    cp -R "$here/systemd" "$here/doc" "$here/sbom.cdx.json" "$goal/share/checkvalve/"
     cp "$here/SHA256SUMS" "$goal/.contents"
     sums_of "$goal" >"$goal/.complete.new"
     sync -f "$goal" 2>/dev/null || sync
@@ -154,19 +157,23 @@ make_version() {
     changed=yes
 }
 
-put_files() {
-    for file in "$here"/systemd/*; do
+put_files() { # $1 = a folder with systemd/ and doc/
+    for file in "$units"/checkvalve*; do # what this version has no more
+        name=$(basename "$file")
+        [ ! -f "$file" ] || ! of_side "$name" || [ -e "$1/systemd/$name" ] || { rm -f "$file"; changed=yes; }
+    done
+    for file in "$1"/systemd/*; do
         [ -f "$file" ] && of_side "$(basename "$file")" && put "$file" "$units/$(basename "$file")"
     done
-    for file in "$here"/systemd/sysusers.d/*-"$side".conf; do put "$file" "$root/usr/lib/sysusers.d/$(basename "$file")"; done
-    for file in "$here"/systemd/tmpfiles.d/*-"$side".conf; do put "$file" "$root/usr/lib/tmpfiles.d/$(basename "$file")"; done
-    for file in "$here"/systemd/sysctl.d/*-"$side".conf; do
+    for file in "$1"/systemd/sysusers.d/*-"$side".conf; do put "$file" "$root/usr/lib/sysusers.d/$(basename "$file")"; done
+    for file in "$1"/systemd/tmpfiles.d/*-"$side".conf; do put "$file" "$root/usr/lib/tmpfiles.d/$(basename "$file")"; done
+    for file in "$1"/systemd/sysctl.d/*-"$side".conf; do
         [ ! -e "$file" ] || put "$file" "$root/etc/sysctl.d/$(basename "$file")"
     done
-    for file in "$here"/systemd/examples/*; do
+    for file in "$1"/systemd/examples/*; do
         [ ! -e "$file" ] || put "$file" "$opt/share/doc/checkvalve/examples/$(basename "$file")"
     done
-    for file in "$here"/doc/*; do put "$file" "$opt/share/doc/checkvalve/$(basename "$file")"; done
+    for file in "$1"/doc/*; do put "$file" "$opt/share/doc/checkvalve/$(basename "$file")"; done
     mkdir -p "$opt/bin"
     wrapper=$(mktemp)
     cat >"$wrapper" <<END
@@ -218,11 +225,28 @@ make_settings() {
 
 in_use() { readlink "$opt/$side/current" 2>/dev/null | sed 's|.*/||'; }
 
-restart() { # only what runs; a socket stays, and with it what the kernel holds
+# The roles of a side share a journal, which a new version migrates when it starts. So the one that can wait stops
+# before the change and starts last. The other one is restarted in one go, and what arrives for capture meanwhile
+# waits in systemd's socket, which stays. Services that do not run are not started.
+case $side in sender) first=transmit second=fetch ;; *) first=capture second=publish ;; esac
+held=
+
+hold_second() {
+    [ -n "$changed" ] && live && systemctl is-active --quiet "checkvalve-$second.service" || return 0
+    held=yes
+    trap 'systemctl start --no-block "checkvalve-$second.service"' EXIT # whatever fails from here on
+    systemctl stop "checkvalve-$second.service"
+}
+
+restart() {
     live || return 0
     systemctl daemon-reload
-    case $side in sender) roles='transmit fetch' ;; *) roles='capture publish' ;; esac
-    for role in $roles; do systemctl try-restart "checkvalve-$role.service"; done
+    systemctl try-restart "checkvalve-$first.service" ||
+        say "warning: checkvalve-$first does not start; see: journalctl -u checkvalve-$first" >&2
+    [ -n "$held" ] || return 0
+    trap - EXIT
+    systemctl start "checkvalve-$second.service" ||
+        say "warning: checkvalve-$second does not start; see: journalctl -u checkvalve-$second" >&2
 }
 
 do_install() {
@@ -241,7 +265,8 @@ do_install() {
     fi
     changed=
     make_version
-    put_files
+    hold_second
+    put_files "$here"
     make_users
     [ -z "$before" ] || [ "$before" = "$version" ] || point "$opt/$side/previous" "versions/$before"
     point "$opt/$side/current" "versions/$version"
@@ -266,6 +291,9 @@ do_rollback() {
     goal=$(readlink "$opt/$side/previous") || fail "no earlier version of the $side is installed"
     [ -e "$opt/$side/$goal/.complete" ] || fail "$opt/$side/$goal: is not complete"
     if [ -n "$dry" ]; then say "would go back from $before to ${goal##*/}"; return; fi
+    changed=yes
+    hold_second
+    put_files "$opt/$side/$goal/share/checkvalve"
     point "$opt/$side/previous" "versions/$before"
     point "$opt/$side/current" "$goal"
     restart

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import email.parser
 import hashlib
 import json
 import time
 import uuid
+import zipfile
 from pathlib import Path
 
 from distribution.lock import normalised
@@ -23,7 +25,15 @@ def bill(project: Project, wheels: tuple[Path, ...]) -> str:
         digests.append(digest)
         component = components.setdefault(
             purl,
-            {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl, "components": []},
+            {
+                "type": "library",
+                "bom-ref": purl,
+                "name": name,
+                "version": version,
+                "licenses": _licences(wheel),
+                "purl": purl,
+                "components": [],
+            },
         )
         parts = component["components"]
         assert isinstance(parts, list)
@@ -49,3 +59,17 @@ def bill(project: Project, wheels: tuple[Path, ...]) -> str:
         "dependencies": [{"ref": "checkvalve", "dependsOn": sorted(components)}],
     }
     return json.dumps(document, indent=1) + "\n"
+
+
+def _licences(wheel: Path) -> list[dict[str, object]]:
+    """Return what the wheel's own metadata says: an SPDX expression, else classifiers, else a field."""
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(each for each in archive.namelist() if each.endswith(".dist-info/METADATA"))
+        about = email.parser.BytesParser().parsebytes(archive.read(name), headersonly=True)
+    if about["License-Expression"]:
+        return [{"expression": about["License-Expression"]}]
+    stated = [
+        str(each).rpartition(" :: ")[2] for each in about.get_all("Classifier", []) if "License ::" in str(each)
+    ]
+    first_line = str(about["License"] or "").strip().partition("\n")[0]
+    return [{"license": {"name": each}} for each in stated or [first_line] if each]

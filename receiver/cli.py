@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -162,7 +163,7 @@ import receiver.cli_units  # noqa: E402, F401
 def main() -> int:
     """The console script: returns the exit code, and prints mistakes as one line."""
     collect_seldom()
-    return guard(app, OciError)()
+    return guard(partial(app, prog_name=PROGRAM.name), OciError)()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Addresses for ``IPAddressAllow=``: a literal is itself, a name is what it means now and the servers that are asked."""
+"""Addresses for ``IPAddressAllow=``: a literal is itself, a name is what it means now, and who knows it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def allow(host: str, key: str, command: str, resolver: Path = RESOLVER) -> list[
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         raise UserError(
-            f"{key}: {host}: {error.strerror}; its addresses are what publish is allowed to reach: run this where the "
-            "name is known, or give an address"
+            f"{key}: {host}: {error.strerror}; its addresses are what publish is allowed to reach: run this where "
+            "the name is known, or give an address"
         ) from None
     addresses = sorted({str(entry[4][0]).partition("%")[0] for entry in found})
     return [

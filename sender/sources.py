@@ -22,13 +22,14 @@ from yarl import URL
 from oci.archive import ArchiveSource, open_archive
 from oci.budget import Budget, Figures
 from oci.client import Registry
-from oci.credentials import CredentialSource, DockerConfigFile, Login
+from oci.credentials import CredentialSource
 from oci.descriptor import Descriptor, Manifest, short_digest
 from oci.documents import detect_media_type
 from oci.errors import ContentMismatch, NotFound, OciError
 from oci.http import Call, HttpClient, TlsOptions, chunks
 from oci.layout import Layout
 from oci.limits import MANIFEST_BYTES_MAX, MIRROR_RETRIES_MAX, RETRIES_MAX
+from oci.logins import DockerConfigFile, Login
 from oci.mirrors import Mirror, MirroredRepository
 from oci.reference import Reference
 from oci.store import Source, Upstream

@@ -17,9 +17,9 @@ from typing import Final, Self
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from oci.credentials import read_secret
 from oci.descriptor import MANIFEST_TYPES, check_digest
 from oci.errors import ReferenceError_
+from oci.logins import read_secret
 from oci.reference import DOCKER_HUB, is_tag, parse_reference
 from runtime.errors import UserError
 from runtime.units import HostPort

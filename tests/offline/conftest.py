@@ -22,9 +22,9 @@ def key_pair(folder: Path, name: str) -> tuple[Path, Path]:
     return private, public
 
 
-def build(output: Path, version: str, key: Path | None) -> Path:
+def build(output: Path, version: str, key: Path | None, *options: str) -> Path:
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000", "RELEASE_KEY": str(key) if key else ""}
-    command = [sys.executable, "-m", "distribution", "--output", str(output), "--version", version]
+    command = [sys.executable, "-m", "distribution", "--output", str(output), "--version", version, *options]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode and "wheels for Python" in done.stderr:
         pytest.skip(f"the wheels cannot be had: {done.stderr.strip()}")

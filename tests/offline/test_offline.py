@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.offline.conftest import build, key_pair, run
+from tests.support.waits import wait_for
 
 
 def tree(root: Path) -> dict[str, tuple[int, int]]:
@@ -31,6 +36,8 @@ def test_a_side_has_only_its_own_code_and_a_second_run_changes_nothing(
     (packages,) = (bare / f"opt/checkvalve/{side}/current/lib").glob("python3.*/site-packages")
     assert (packages / side).is_dir()
     assert not (packages / other).exists()
+    assert (packages / "oci/layout.py").exists()
+    assert (packages / "oci/logins.py").exists() == (side == "sender")
     # the one key that the installation makes is of this side and of this host
     assert [p.name for p in bare.rglob("*.pem") if p.name != "cacert.pem"] == [f"{side}.pem"]
     assert (bare / f"etc/checkvalve/keys/{side}.pem").stat().st_mode & 0o777 == 0o600
@@ -38,6 +45,12 @@ def test_a_side_has_only_its_own_code_and_a_second_run_changes_nothing(
     assert (bare / f"opt/checkvalve/bin/checkvalve-{side}").stat().st_mode & 0o777 == 0o755
     assert (bare / f"etc/systemd/system/checkvalve-{side}.target").exists()
     assert (bare / "etc/checkvalve/keys").stat().st_mode & 0o777 == 0o755
+    helped = subprocess.run(
+        [bare / f"opt/checkvalve/{side}/current/bin/python", "-I", "-m", side, "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert f"Usage: checkvalve-{side} " in helped.stdout
     before = tree(bare)
     again = run(old_and_new[1], *arguments)
     assert again.returncode == 0, again.stderr
@@ -45,13 +58,6 @@ def test_a_side_has_only_its_own_code_and_a_second_run_changes_nothing(
     assert tree(bare) == before
     status = run(old_and_new[1], "status", "--side", side, "--root", bare)
     assert status.returncode == 0, status.stderr
-
-
-def test_the_receiver_lacks_modules_that_only_the_sender_needs(bare: Path, old_and_new: tuple[Path, Path]) -> None:
-    assert run(old_and_new[1], "install", "--side", "receiver", "--root", bare).returncode == 0
-    (packages,) = (bare / "opt/checkvalve/receiver/current/lib").glob("python3.*/site-packages")
-    assert (packages / "oci/layout.py").exists()
-    assert not (packages / "oci/mirrors.py").exists()
 
 
 def test_upgrade_keeps_state_rollback_returns_and_downgrade_is_refused(
@@ -64,13 +70,20 @@ def test_upgrade_keeps_state_rollback_returns_and_downgrade_is_refused(
     state.write_text("state")
     settings.write_text("settings")
     current = bare / "opt/checkvalve/receiver/current"
+    former_unit = bare / "etc/systemd/system/checkvalve-publish.timer"
+    former_unit.write_text("of a former version")
+    unit = bare / "etc/systemd/system/checkvalve-publish.service"
+    unit_before = unit.read_text()
     assert run(new, "upgrade", *where).returncode == 0
     assert current.readlink().name == "0.1.0"
+    assert not former_unit.exists()
+    unit.write_text("as the new version has it")
     refused = run(old, "install", *where)
     assert refused.returncode == 1
     assert "0.1.0 is in use and is newer than 0.0.9" in refused.stderr
     assert run(new, "rollback", *where).returncode == 0
     assert current.readlink().name == "0.0.9"
+    assert unit.read_text() == unit_before
     assert run(new, "uninstall", *where).returncode == 0
     assert not (bare / "opt/checkvalve").exists()
     assert not list((bare / "etc/systemd/system").iterdir())
@@ -78,6 +91,12 @@ def test_upgrade_keeps_state_rollback_returns_and_downgrade_is_refused(
     assert run(new, "uninstall", "--purge", *where).returncode == 0
     assert not state.exists()
     assert not settings.exists()
+
+
+def signed_by(key: Path, file: Path) -> bool:
+    """As OPERATIONS.md says it, before anything of the file runs."""
+    command = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", key, "-rawin", "-in", file, "-sigfile"]
+    return subprocess.run([*command, f"{file}.sig"], capture_output=True).returncode == 0
 
 
 def extract(file: Path, folder: Path) -> Path:
@@ -110,6 +129,8 @@ def test_signatures_of_another_key_and_missing_ones_are_refused(
     bare: Path, tmp_path: Path, keys: tuple[Path, Path], old_and_new: tuple[Path, Path]
 ) -> None:
     _, stranger = key_pair(tmp_path, "stranger")
+    assert signed_by(keys[1], old_and_new[1])
+    assert not signed_by(stranger, old_and_new[1])
     done = run(old_and_new[1], "install", "--side", "sender", "--root", bare, "--verify-key", stranger)
     assert (done.returncode, "do not install" in done.stderr) == (1, True)
     unsigned = build(tmp_path, "0.1.0", None)
@@ -127,3 +148,50 @@ def test_the_sbom_names_every_wheel_with_its_digest(tmp_path: Path, old_and_new:
     }
     wheels = (tmp_path / "x/wheels").glob("*.whl")
     assert said == {wheel.name: hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in wheels}
+
+
+def test_an_installation_that_is_killed_midway_leaves_nothing_that_runs_and_the_next_one_ends_it(
+    bare: Path, old_and_new: tuple[Path, Path]
+) -> None:
+    where = ["install", "--side", "sender", "--root", str(bare)]
+    versions = bare / "opt/checkvalve/sender/versions"
+    killed = subprocess.Popen(["sh", str(old_and_new[1]), *where], start_new_session=True, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: (versions / "0.1.0/bin/python").exists())
+    finally:
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+    assert not (versions / "0.1.0/.complete").exists()
+    assert not (bare / "opt/checkvalve/sender/current").is_symlink()
+    assert run(old_and_new[1], *where).returncode == 0
+    assert (bare / "opt/checkvalve/sender/current/.complete").exists()
+
+
+def test_a_python_that_will_not_do_is_named(bare: Path, tmp_path: Path, old_and_new: tuple[Path, Path]) -> None:
+    old_python = tmp_path / "python3.9"
+    old_python.write_text("#!/bin/sh\necho 3.9\n")
+    old_python.chmod(0o755)
+    done = run(old_and_new[1], "install", "--side", "sender", "--root", bare, "--python", old_python)
+    assert done.returncode == 1
+    assert f"need 3.11, 3.12 or 3.13 with venv; found: {old_python} is 3.9" in done.stderr
+    assert not (bare / "opt").exists()
+
+
+def test_debian_packages_hold_their_sides_code_only_and_the_same_installer(
+    tmp_path: Path, keys: tuple[Path, Path]
+) -> None:
+    if shutil.which("dpkg-deb") is None:
+        pytest.skip("dpkg-deb is not installed")
+    build(tmp_path, "0.1.0", keys[0], "--deb")
+    for side, other in (("sender", "receiver"), ("receiver", "sender")):
+        package = tmp_path / f"checkvalve-{side}_0.1.0_amd64.deb"
+        unpacked = tmp_path / side
+        assert signed_by(keys[1], package)
+        subprocess.run(["dpkg-deb", "--raw-extract", package, unpacked], check=True)
+        assert "Depends: python3 (>= 3.11), python3 (<< 3.14~)" in (unpacked / "DEBIAN/control").read_text()
+        assert not list(unpacked.rglob(f"checkvalve_{other}-*"))
+        (installer,) = unpacked.rglob("install.sh")
+        for script in ("postinst", "prerm"):
+            assert f"/{installer.relative_to(unpacked)} " in (unpacked / "DEBIAN" / script).read_text()
+        verified = run(installer, "verify", "--verify-key", keys[1])
+        assert verified.returncode == 0, verified.stderr
