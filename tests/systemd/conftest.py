@@ -18,6 +18,11 @@ from tests.systemd.site import Site, set_up
 Say = Callable[[str], None]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first image first: later the journals are full of what the other tests do."""
+    items.sort(key=lambda item: item.path.name != "test_transfer.py" or item.path.parent != Path(__file__).parent)
+
+
 @pytest.fixture(scope="session")
 def say(request: pytest.FixtureRequest) -> Say:
     """Tell whoever waits in the terminal what is being done, and when."""
