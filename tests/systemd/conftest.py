@@ -19,8 +19,9 @@ Say = Callable[[str], None]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first image first: later the journals are full of what the other tests do."""
-    items.sort(key=lambda item: item.path.name != "test_transfer.py" or item.path.parent != Path(__file__).parent)
+    """Bare systems and the first image first: later the journals are full of what the other tests do."""
+    first = [Path(__file__).with_name(name) for name in ("test_machines.py", "test_transfer.py")]
+    items.sort(key=lambda item: first.index(item.path) if item.path in first else len(first))
 
 
 @pytest.fixture(scope="session")
