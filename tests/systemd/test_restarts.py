@@ -12,7 +12,7 @@ from tests.systemd.site import RECEIVER, SENDER, Site
 
 pytestmark = [pytest.mark.booted, pytest.mark.timeout(900)]
 
-SIZE = 30_000_000  # 1.3 s at the rate of the link
+SIZE = 20_000_000  # 0.9 s at the rate of the link
 SERVICES = (*SENDER, *RECEIVER)
 
 
