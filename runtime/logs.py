@@ -28,7 +28,8 @@ def configure(format: Format = "auto", level: str = "info", *, stream: TextIO | 
     """Send every event, of structlog and of the standard library, to stderr (or ``stream``).
 
     ``auto`` is console on a terminal and under systemd, where people read the journal, and JSON elsewhere. Under
-    systemd lines carry ``<N>`` and no time, as journald keeps its own. ``level`` is debug, info, warning, error or critical.
+    systemd lines carry ``<N>`` and no time, as journald keeps its own. ``level`` is debug, info, warning, error or
+    critical.
     """
     out = sys.stderr if stream is None else stream
     number = logging.getLevelNamesMapping()[level.upper()]
