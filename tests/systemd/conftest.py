@@ -18,6 +18,12 @@ from tests.systemd.site import Site, set_up
 Say = Callable[[str], None]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bare systems and the first image first: later the journals are full of what the other tests do."""
+    first = [Path(__file__).with_name(name) for name in ("test_machines.py", "test_transfer.py")]
+    items.sort(key=lambda item: first.index(item.path) if item.path in first else len(first))
+
+
 @pytest.fixture(scope="session")
 def say(request: pytest.FixtureRequest) -> Say:
     """Tell whoever waits in the terminal what is being done, and when."""

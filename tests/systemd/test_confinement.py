@@ -35,7 +35,7 @@ print(json.dumps({
     "key": tried(lambda: open(sys.argv[1]).read()),
     "credentials": {name: tried(lambda: open(f"{credentials}/{name}").read()) for name in os.listdir(credentials)}
         if credentials else {},
-    "writable": [path for path in ("/etc/checkvalve", "/opt/checkvalve", "/usr", "/home") if os.access(path, os.W_OK)],
+    "writable": [path for path in ("/etc/checkvalve", "/opt/checkvalve", "/usr") if os.access(path, os.W_OK)],
 }))
 """
 # What belongs to the service and not to its sandbox, or would start the service itself.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.lab.world import until
-from tests.systemd.site import RECEIVER, SENDER, Site, edit
+from tests.systemd.site import RECEIVER, SENDER, Site
 
 pytestmark = [pytest.mark.booted, pytest.mark.timeout(900)]
 
@@ -100,13 +100,13 @@ async def test_settings_are_read_again_and_wrong_ones_are_told_and_not_taken(sit
         until(lambda: "logs.level" in machine.run("systemctl", "status", unit, check=False), 10, "the error is shown")
         shown = machine.show(unit)
         assert (shown["ActiveState"], int(shown["MainPID"])) == ("active", pid)
-        digest = await site.push(f"reloaded-{unit}", 1_000_000, seed=SERVICES.index(unit) + 50)
-        site.wait(f"reloaded-{unit}", digest)
+        if unit in ("checkvalve-transmit", "checkvalve-publish"):  # each side works on
+            site.wait(f"reloaded-{unit}", await site.push(f"reloaded-{unit}", 1_000_000, SERVICES.index(unit) + 50))
     finally:
         machine.write(path, good)
         machine.systemctl("reload", unit)
     until(
-        lambda: "logs.level" not in machine.run("systemctl", "show", "-p", "StatusText", unit),
+        lambda: "logs.level" not in machine.show(unit)["StatusText"],
         10,
         "the error is over",
     )

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from receiver.cli import app as receiver_app
@@ -42,7 +41,7 @@ class Site:
 
     def __init__(self, app: Any, folder: Path, settings: dict[str, Any]) -> None:
         self.app, self.folder, self.file = app, folder, folder.parent / "settings.yaml"
-        self.file.write_text(yaml.safe_dump(settings))
+        self.file.write_text(json.dumps(settings))
 
     def units(self, *options: str) -> tuple[int, str]:
         done = CliRunner().invoke(self.app, ["units", str(self.folder), "--config", str(self.file), *options])
