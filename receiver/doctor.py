@@ -87,7 +87,7 @@ def doctor(settings: ReceiverSettings, facts: LinkFacts, *, as_json: bool) -> in
         report.findings.append(Finding("interface", reason, "one", "warn", "--interface NAME"))
     else:
         report.findings.append(Finding("interface", f"{interface}: {reason}"))
-        _network(report, machine, interface, facts, rate)
+        _network(report, machine, interface, facts, rate, settings.listen.lanes)
     _kernel(report, machine, settings, needs)
     _protocol(report, settings, needs, facts.mtu)
     _storage(report, settings, needs)
@@ -130,10 +130,11 @@ def listening_interface(machine: host.Host, address: str, named: str | None) -> 
     return (found[0], f"has {address}") if found else (None, f"no interface has {address} of listen.on")
 
 
-def _network(report: Report, machine: host.Host, interface: str, facts: LinkFacts, rate: float) -> None:
+def _network(report: Report, machine: host.Host, interface: str, facts: LinkFacts, rate: float, lanes: int) -> None:
     report.add("mtu", lambda: checks.interface_mtu(machine, interface, facts.mtu))
     report.add("interface speed", lambda: checks.interface_speed(machine, interface, rate))
     report.add("receive ring", lambda: checks.ring(machine, interface, host.rings, receiving=True))
+    report.add("receive queues", lambda: checks.queues(machine, interface, lanes, host.cores()))
     report.add("rp_filter", lambda: reverse_path(machine, interface))
 
 
@@ -169,6 +170,7 @@ def _kernel(report: Report, machine: host.Host, settings: ReceiverSettings, need
         return checks.receive_buffer(plain, forced, asked, needs.rate, allowed)
 
     report.add("cpu", lambda: checks.cpu(machine.cpu_flags(), host.machine()))
+    report.add("frequency governor", lambda: checks.governor(machine.governors()))
     report.add("GRO", lambda: checks.offloads([("GRO", try_gro()), ("recvmmsg", try_recvmmsg())]))
     report.add("receive buffer", buffer)
     for name, value, index, why in (

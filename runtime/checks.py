@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -118,6 +118,36 @@ def ring(host: Host, interface: str, read: Callable[[str], Rings], *, receiving:
     mend = f"ethtool -G {interface} rx {most}" if short else ""
     return Finding(
         name, f"{now} of {most} on {interface}", f"{most}" if receiving else "", "warn" if short else "ok", mend, now
+    )
+
+
+def queues(host: Host, interface: str, lanes: int, cores: int) -> Finding:
+    """Judge the card's receive queues: a lane is one flow, and a flow is served by one queue and its processor."""
+    if host.is_loopback(interface):
+        return Finding("receive queues", "loopback has none")
+    found = host.queues(interface)
+    short = found < lanes <= cores
+    return Finding(
+        "receive queues",
+        f"{found} on {interface}",
+        f"{lanes}: one for each lane",
+        "warn" if short else "ok",
+        f"ethtool -L {interface} combined {lanes}" if short else "",
+        found,
+    )
+
+
+def governor(governors: Mapping[str, str]) -> Finding:
+    """Judge how processors leave their slow states: a burst after a pause must not meet one at half its speed."""
+    # intel_pstate's and amd-pstate-epp's own "powersave" follows the load within a millisecond
+    slow = sorted(name for name, said in governors.items() if said.startswith("powersave") and "pstate" not in said)
+    shown = ", ".join(sorted(set(governors.values()))) or "none told: a virtual machine, or fixed"
+    return Finding(
+        "frequency governor",
+        shown,
+        "performance, or one that follows the load",
+        "warn" if slow else "ok",
+        "cpupower frequency-set -g performance" if slow else "",
     )
 
 

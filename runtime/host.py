@@ -93,6 +93,19 @@ class Host:
             raise
         return megabits * 1_000_000 if 0 < megabits < _UNKNOWN_SPEED else None
 
+    def queues(self, interface: str) -> int:
+        """Return how many receive queues it has."""
+        return sum(1 for path in (self.sys / "class/net" / interface / "queues").iterdir() if path.name[:3] == "rx-")
+
+    def governors(self) -> dict[str, str]:
+        """Return the frequency governor and its driver for each processor; empty where none is told."""
+        found = {}
+        for path in sorted((self.sys / "devices/system/cpu").glob("cpu[0-9]*/cpufreq")):
+            with contextlib.suppress(OSError):
+                governor, driver = ((path / f"scaling_{name}").read_text().strip() for name in ("governor", "driver"))
+                found[path.parent.name] = f"{governor} ({driver})"
+        return found
+
     def _flags(self, interface: str) -> int:
         return int(self._read(interface, "flags"), 16)
 

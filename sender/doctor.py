@@ -129,6 +129,7 @@ def _kernel(report: Report, settings: SenderSettings) -> None:
     machine = host.Host()
     burst = max(settings.link.burst_bytes, 65_536)
     report.add("cpu", lambda: checks.cpu(machine.cpu_flags(), host.machine()))
+    report.add("frequency governor", lambda: checks.governor(machine.governors()))
     report.add("GSO", lambda: checks.offloads([("GSO", try_gso()), ("sendmmsg", try_sendmmsg())]))
     report.add("send buffer", lambda: checks.send_buffer(host.send_buffer(SEND_BUFFER_BYTES), burst))
     report.add(

@@ -31,11 +31,34 @@ from runtime.keys import create_hpke_key, create_signing_key
 Cli = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
 SENDER_CHECKS = [
-    *("route", "mtu", "interface speed", "neighbour", "transmit ring", "cpu", "GSO", "sendmmsg", "send buffer"),
+    *(
+        "route",
+        "mtu",
+        "interface speed",
+        "neighbour",
+        "transmit ring",
+        "cpu",
+        "frequency governor",
+        "GSO",
+        "sendmmsg",
+        "send buffer",
+    ),
     *("net.core.wmem_max", "send", "seal", "encode", "transmit loop", "SHA-256", "zstd", "disk write", "disk free"),
 ]
 RECEIVER_CHECKS = [
-    *("interface", "mtu", "interface speed", "receive ring", "rp_filter", "cpu", "GRO", "recvmmsg", "receive buffer"),
+    *(
+        "interface",
+        "mtu",
+        "interface speed",
+        "receive ring",
+        "receive queues",
+        "rp_filter",
+        "cpu",
+        "frequency governor",
+        "GRO",
+        "recvmmsg",
+        "receive buffer",
+    ),
     *("net.core.rmem_max", "net.core.rmem_default", "net.core.netdev_max_backlog", "net.ipv4.udp_mem"),
     *("receive", "open", "receive loop", "decode", "SHA-256", "zstd", "disk write", "disk free"),
 ]

@@ -26,6 +26,24 @@ def said(finding: Finding) -> tuple[str, str]:
     return finding.verdict, finding.mend
 
 
+def test_queues_and_governors(host: Host) -> None:
+    folder = host.sys / "class/net/eth0/queues"
+    for name in ("rx-0", "rx-1", "tx-0"):
+        (folder / name).mkdir(parents=True)
+    assert said(checks.queues(host, "eth0", 1, 8)) == ("ok", "")
+    assert said(checks.queues(host, "eth0", 4, 8)) == ("warn", "ethtool -L eth0 combined 4")
+    assert said(checks.queues(host, "eth0", 4, 2)) == ("ok", "")  # no processor to serve them
+    assert host.governors() == {}
+    assert said(checks.governor({})) == ("ok", "")
+    for number, (governor, driver) in enumerate([("powersave", "acpi-cpufreq"), ("powersave", "intel_pstate")]):
+        place = host.sys / f"devices/system/cpu/cpu{number}/cpufreq"
+        place.mkdir(parents=True)
+        (place / "scaling_governor").write_text(f"{governor}\n")
+        (place / "scaling_driver").write_text(f"{driver}\n")
+    assert said(checks.governor(host.governors())) == ("warn", "cpupower frequency-set -g performance")
+    assert said(checks.governor({"cpu1": host.governors()["cpu1"]})) == ("ok", "")
+
+
 @pytest.mark.parametrize(
     ("found", "essential", "verdict"),
     [(2e9, True, "ok"), (1.1e9, True, "warn"), (0.9e9, True, "fail"), (0.9e9, False, "warn")],
