@@ -142,7 +142,7 @@ async def test_the_disk_is_full_at_the_start(site: Site) -> None:
     try:
         place = site.high.cursor()
         site.high.run("systemctl", "start", f"{CAPTURE}.socket", CAPTURE, check=False)
-        says(site.high, CAPTURE, "disk", place, 30)
+        says(site.high, CAPTURE, "journal.sqlite: the disk is full; make room", place, 30)
         no_storm(site.high, CAPTURE, seconds=8)
     finally:
         site.high.run("systemctl", "stop", CAPTURE, f"{CAPTURE}.socket", check=False)

@@ -38,7 +38,7 @@ async def test_capture_restarts_under_load_and_nothing_is_lost(site: Site, say: 
 async def test_a_killed_service_is_started_again_and_the_image_arrives(site: Site, unit: str) -> None:
     machine = site.machine(unit)
     pid, restarts = machine.main_pid(unit), int(machine.show(unit)["NRestarts"])
-    digest = await site.push(f"killed-{unit}", SIZE, seed=SERVICES.index(unit) + 20)
+    digest = await site.push(f"killed-{unit}", 2 * SIZE, seed=SERVICES.index(unit) + 20)
     if unit in ("checkvalve-transmit", "checkvalve-capture"):
         until(lambda: site.under_way() > 0, 30, "the image is under way")
     machine.signal("KILL", pid)

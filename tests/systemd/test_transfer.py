@@ -44,5 +44,7 @@ async def test_an_image_crosses_and_the_journal_tells_of_it(
 def told(machine: Machine, after: str) -> list[str]:
     """Return what the services logged, without what is said of each repetition again."""
     lines = machine.journal(*(f"{name}.service" for name in (*SENDER, *RECEIVER)), after=after)
-    first = {re.sub(r"passes=\d+", "", line): line for line in reversed(lines)}
-    return [line for line in lines if line in first.values()]
+    first: dict[str, str] = {}
+    for line in lines:
+        first.setdefault(re.sub(r"passes=\d+", "", line), line)
+    return list(first.values())
