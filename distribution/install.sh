@@ -241,8 +241,8 @@ hold_second() {
 restart() {
     live || return 0
     systemctl daemon-reload
-    # a container may have none of them to set; doctor says what is missing
-    sysctl --quiet --ignore --load "/etc/sysctl.d/90-checkvalve-$side.conf" 2>/dev/null || :
+    # systemd's own, as small hosts have no sysctl(8); a container may have none of them to set, and doctor says so
+    /lib/systemd/systemd-sysctl "/etc/sysctl.d/90-checkvalve-$side.conf" 2>/dev/null || :
     systemctl try-restart "checkvalve-$first.service" ||
         say "warning: checkvalve-$first does not start; see: journalctl -u checkvalve-$first" >&2
     [ -n "$held" ] || return 0
