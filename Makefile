@@ -21,7 +21,7 @@ test: venv ## run all tests; as root, first installs what the system tests need
 
 test-systemd: venv ## boot two Debian systems on the one-way lab and use them; needs root (a first run downloads them)
 	@tests/setup/debian-packages booted
-	@$(PY) -m pytest -m booted tests/systemd
+	@$(PY) -m pytest -m booted $(ONLY) tests/systemd
 
 worlds: venv ## 2,000 seeded worlds of the simulator with loss and power cuts (SEED=, WORLDS=)
 	@$(PY) -m tests.simulator --worlds $(or $(WORLDS),2000) $(if $(SEED),--seed $(SEED)) --jobs $$(nproc)
