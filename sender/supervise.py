@@ -23,6 +23,7 @@ from sender.candidates import pending, waiting_line
 from sender.config import SenderSettings
 from sender.inspect import key_faults
 from sender.journal import SenderJournal
+from sender.repair_queue import RepairQueue
 
 POLL_S: Final = 0.25
 _FORMAT: Final = "CHECKVALVE_SENDER__LOGS__FORMAT"
@@ -37,11 +38,12 @@ def supervise(settings: SenderSettings, config: Path, *, once: bool) -> int:
     journal = SenderJournal(settings.journal)
     started = time.time()
     before = {row.digest for row in journal.newest_releases()}
+    asked = RepairQueue(journal).totals()["repair_bytes"]
     token = secrets.token_hex(8) if once else None
     try:
         code = asyncio.run(_run(settings, config, journal, token))
         if once:
-            print(summary(journal, started, time.time(), before=before, failed=code != 0))
+            print(summary(journal, started, time.time(), before=before, failed=code != 0, asked=asked))
             for one in pending(settings.collections, journal):
                 print(waiting_line(one))
         return code
@@ -50,12 +52,18 @@ def supervise(settings: SenderSettings, config: Path, *, once: bool) -> int:
 
 
 def summary(
-    journal: SenderJournal, started: float, now: float, *, before: Collection[str] = (), failed: bool = False
+    journal: SenderJournal,
+    started: float,
+    now: float,
+    *,
+    before: Collection[str] = (),
+    failed: bool = False,
+    asked: int = 0,
 ) -> str:
     """Return the line of ``run --once`` that says what it came to.
 
     *before* are the digests of the releases that were newest at the start; *failed*: a role could not do all it was
-    asked to.
+    asked to. *asked* are the bytes of repairs that were queued at the start.
     """
     objects, size = journal.sent_since(started)
     releases = journal.newest_releases()
@@ -63,6 +71,10 @@ def summary(
     label = "release" if len(releases) == 1 else "releases"
     if not releases:
         return "nothing sent: there is no release yet"
+    repaired = asked - RepairQueue(journal).totals()["repair_bytes"]
+    if repaired > 0:
+        more = f" and {objects} object{'' if objects == 1 else 's'}, {human_bytes(size)}" if objects else ""
+        return f"sent {human_bytes(repaired)} again, as repair codes asked{more}; {label} {named}"
     if objects == 0 and all(row.digest in before for row in releases):
         was = "was" if len(releases) == 1 else "were"
         if failed:

@@ -299,6 +299,8 @@ def test_the_last_line_of_run_once(site: Site) -> None:
     named = "release default 1 (sha256:aaaaaaaaaaaa…)"
     assert summary(journal, 10.0, 12.0, before={digest}) == f"nothing new: {named} was sent before"
     assert summary(journal, 10.0, 12.0) == f"sent {named}; all its content was sent before"
+    again = summary(journal, 10.0, 12.0, before={digest}, asked=17_000_000)
+    assert again == f"sent 17 MB again, as repair codes asked; {named}"
     for kind, size in ((Kind.BLOB, 41_200_000), (Kind.RELEASE, 900)):
         number = journal.queue_object(
             kind=int(kind),
