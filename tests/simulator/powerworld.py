@@ -106,7 +106,9 @@ def plan(random: Random) -> PowerPlan:
     )
     tight = random.random() < 0.3  # only one partial object fits: what a pass leaves half is given up for the next
     if tight:
-        faults = replace(faults, loss=0, outage=0)
+        # nor may a pass be reordered over more blocks than are open at once (ACTIVE_BLOCKS_MAX): here a block is some
+        # ten datagrams, and 10 ms are more than four of them, in every pass
+        faults = replace(faults, loss=0, outage=0, jitter=min(faults.jitter, 0.0005))
     return PowerPlan(
         faults,
         senders=1 if tight else random.choice((1, 1, 2)),
